@@ -1,0 +1,94 @@
+"""The compiled, immutable view of configuration that the data plane reads. Counters and breakers are not in it."""
+
+import msgspec
+
+from potluck.model.price import Price
+from potluck.model.resources import Capability, DataClass, OnHangup, Timeouts
+
+
+class Endpoint(msgspec.Struct, frozen=True):
+    """Where bytes go. `key` names the connection pool: two endpoints with the same key are interchangeable."""
+
+    key: str
+    host: str
+    port: int
+    tls: bool
+    timeouts: Timeouts
+    max_connections: int = 1024
+
+
+class RequestHead(msgspec.Struct, frozen=True):
+    """A request head made once at compile time. `wire` ends with `content-length: `, ready for number and blank line.
+
+    `headers` holds the same fields, for carriers that do not speak HTTP/1.1 bytes (node links). Secret: never log it.
+    """
+
+    method: str
+    path: str
+    headers: tuple[tuple[str, str], ...]
+    wire: bytes
+
+    def __repr__(self) -> str:
+        return f"RequestHead({self.method} {self.path})"
+
+
+class CompiledTarget(msgspec.Struct, frozen=True, eq=False):
+    """One routable place, with everything that the exchange needs ready-made. Compared by identity."""
+
+    id: str
+    name: str
+    """`openai/gpt-4o-mini`: provider name / upstream model"""
+    provider_id: str
+    provider: str
+    credential_id: str | None
+    upstream: str
+    """which implementation of `ports.Upstream` carries it: `pool` (later `hub`)"""
+    endpoint: Endpoint
+    model_json: bytes
+    """the upstream model's name as JSON text, for the `model` member"""
+    heads: dict[Capability, RequestHead]
+    """one per endpoint that this target serves"""
+    price: Price | None
+    own: bool
+    on_hangup: OnHangup
+    quirks: frozenset[str]
+    """names from `providers.quirks`"""
+    unroutable: str = ""
+    """why it must not be called ("no price: potluck model price …"); empty: routable"""
+
+
+class CompiledModel(msgspec.Struct, frozen=True, eq=False):
+    """A public model: its targets in order, and its entry of `GET /v1/models` as JSON bytes."""
+
+    name: str
+    targets: tuple[CompiledTarget, ...]
+    card: bytes
+
+
+class CompiledKey(msgspec.Struct, frozen=True, eq=False):
+    """An API key as the data plane sees it. Revoked and expired keys are not in the snapshot."""
+
+    id: str
+    name: str
+    organisation_id: str
+    project_id: str
+    project: str
+    data_class: DataClass
+    models: frozenset[str] | None
+    """None: all"""
+    tags: tuple[str, ...]
+    expires_at_s: float
+    """unix seconds; `inf` when it never does. The exchange checks it, since the snapshot may be older"""
+    created_at_ms: int
+
+
+class Snapshot(msgspec.Struct, frozen=True, eq=False):
+    """Everything that a request may need to know, at one moment. Swapped whole."""
+
+    version: int
+    keys: dict[bytes, CompiledKey]
+    """by keyed hash of the full key text (`identity.keys.hash_secret`)"""
+    models: dict[str, CompiledModel]
+    """by public name, in listing order"""
+    pins: dict[str, CompiledModel]
+    """`provider/upstream-model` → a one-target model"""

@@ -1,0 +1,135 @@
+"""What a request leaves behind: its token parts, its attempts, its record, and the spool lines that carry it."""
+
+from typing import Literal
+
+import msgspec
+
+
+class TokenUsage(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Token counts of one call. Parts (`cached_…`, `reasoning_…`, …) are *inside* input or output, never beside."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cached_input_tokens: int = 0
+    cache_write_tokens: int = 0
+    reasoning_tokens: int = 0
+    audio_input_tokens: int = 0
+    audio_output_tokens: int = 0
+    estimated: bool = False
+    """the upstream did not say; counted from lengths"""
+
+
+Outcome = Literal[
+    "ok",
+    "caller_error",
+    "policy",
+    "client_closed",
+    "upstream_error",
+    "upstream_truncated",
+    "upstream_timeout",
+    "upstream_rate_limited",
+    "no_target",
+    "lost",
+]
+"""How a request ended. `lost`: the process died while the call was in flight."""
+
+ErrorClass = Literal[
+    "none", "key_dead", "key_limited", "target_down", "target_slow", "caller_fault", "policy", "client_closed", "lost"
+]
+"""Why an attempt failed (architecture §5.2): a closed set, used in metrics, logs, records and headers."""
+
+
+class AttemptRecord(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One upstream call of a request. Times in microseconds since the request was accepted, -1 where not reached."""
+
+    n: int
+    target_id: str
+    target: str
+    """`openai/gpt-4o-mini`, as in `x-potluck-target`"""
+    provider_id: str
+    credential_id: str | None = None
+    error_class: ErrorClass = "none"
+    error: str = ""
+    """what the upstream did, in our words; never its text"""
+    status: int = 0
+    """the upstream's HTTP status, 0 when none came"""
+    start_us: int = -1
+    connected_us: int = -1
+    sent_us: int = -1
+    first_byte_us: int = -1
+    end_us: int = -1
+    usage: TokenUsage | None = None
+    cost_nanousd: int | None = None
+    price_version: str = ""
+
+
+class UsageRecord(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One per admitted request, written as a settlement line before the caller's last byte."""
+
+    id: str
+    at_ms: int
+    """unix time of acceptance, milliseconds"""
+    organisation_id: str
+    project_id: str
+    key_id: str
+    endpoint: str
+    """`chat`, `completions`, `embeddings`, `responses`"""
+    model: str
+    """as the caller named it"""
+    outcome: Outcome
+    status: int
+    """the HTTP status that the caller got (0: hung up before any)"""
+    stream: bool = False
+    route: str = ""
+    user: str = ""
+    tags: tuple[str, ...] = ()
+    target_id: str = ""
+    target: str = ""
+    provider_id: str = ""
+    usage: TokenUsage | None = None
+    cost_nanousd: int | None = None
+    """None: the target has no price"""
+    finish_reason: str = ""
+    error_code: str = ""
+    attempts: tuple[AttemptRecord, ...] = ()
+    request_bytes: int = 0
+    response_bytes: int = 0
+    read_us: int = 0
+    """phase timings, microseconds since acceptance: body read …"""
+    first_content_us: int = -1
+    total_us: int = 0
+    overhead_us: int = 0
+    """spent in the gateway itself"""
+
+
+class Intent(msgspec.Struct, frozen=True, omit_defaults=True, tag="i", tag_field="t"):
+    """Spool line before the first upstream byte of an attempt: what the provider may bill if we die now."""
+
+    id: str
+    n: int
+    at_ms: int
+    organisation_id: str
+    project_id: str
+    key_id: str
+    endpoint: str
+    model: str
+    target_id: str
+    target: str
+    provider_id: str
+    credential_id: str | None = None
+    stream: bool = False
+    route: str = ""
+    user: str = ""
+    tags: tuple[str, ...] = ()
+    request_bytes: int = 0
+    reserved_nanousd: int = 0
+    price_version: str = ""
+
+
+class Settlement(msgspec.Struct, frozen=True, tag="s", tag_field="t"):
+    """Spool line that closes a request: the record whole. The first one of a request id wins."""
+
+    r: UsageRecord
+
+
+SpoolLine = Intent | Settlement

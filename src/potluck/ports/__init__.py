@@ -1,0 +1,115 @@
+"""The interfaces between rooms, nothing else.
+
+Implementations live in `upstream` (later `hub`), `ledger`, `telemetry` and `snapshot`; `runtime` hands them in.
+"""
+
+from collections.abc import Callable
+from typing import Protocol
+
+from potluck.model.snapshot import CompiledKey, CompiledTarget, RequestHead, Snapshot
+from potluck.model.usage import ErrorClass, Intent, UsageRecord
+
+__all__ = ["Call", "Failure", "Meter", "Recorder", "Sink", "SnapshotSource", "Upstream"]
+
+
+class Failure:
+    """Why an upstream call ended badly, as a value.
+
+    `error_class`: the closed set of architecture §5.2. `phase`: `connect|send|first_byte|stream`.
+    `detail`: our words ("connection refused"), safe to show to a caller: no address, no header, no upstream text.
+    """
+
+    __slots__ = ("detail", "error_class", "phase", "retry_after_s", "timeout")
+
+    def __init__(
+        self,
+        error_class: ErrorClass,
+        phase: str,
+        detail: str,
+        *,
+        retry_after_s: float | None = None,
+        timeout: bool = False,
+    ) -> None:
+        self.error_class = error_class
+        self.phase = phase
+        self.detail = detail
+        self.retry_after_s = retry_after_s
+        self.timeout = timeout
+
+
+class Sink(Protocol):
+    """What an upstream call reports to. All are plain callbacks on the loop; exactly one of `end`/`failed` comes last.
+
+    After `Call.cancel` no callback comes any more.
+    """
+
+    def connected(self, *, reused: bool) -> None:
+        """A connection is there and the request is being written to it."""
+
+    def head(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
+        """Final response head (1xx are skipped). Header names in lower case, order and repetition kept."""
+
+    def data(self, chunk: bytes) -> None:
+        """Body bytes, transfer coding removed, as one upstream read brought them."""
+
+    def end(self) -> None:
+        """The body ended cleanly by its framing (`clean` framing: length reached or last chunk seen)."""
+
+    def end_by_close(self) -> None:
+        """A body without length ended with the connection: whether that is complete, only its dialect knows."""
+
+    def failed(self, failure: Failure) -> None:
+        """No (more) answer comes: refused, reset, cut inside its framing, timed out, malformed."""
+
+
+class Call(Protocol):
+    """A running upstream call."""
+
+    def pause(self) -> None:
+        """Stop reading from the upstream (the caller's side is full)."""
+
+    def resume(self) -> None: ...
+
+    def cancel(self, reason: str) -> None:
+        """Give up: the upstream sees the close at once. Idempotent; after `end`/`failed` it does nothing."""
+
+
+class Upstream(Protocol):
+    """Something that carries a request to a target: the connection pool, later node links."""
+
+    def open(self, target: CompiledTarget, head: RequestHead, body: bytes, sink: Sink) -> Call:
+        """Start a call. Never raises and never calls the sink before it has returned."""
+
+
+class Recorder(Protocol):
+    """The usage spool. Lines are written with one `os.write` per loop turn; `then` runs after the write.
+
+    Raises nothing: when the spool cannot be written, `then(False)` is called.
+    """
+
+    def intend(self, intent: Intent, then: Callable[[bool], None]) -> None: ...
+
+    def settle(self, record: UsageRecord, then: Callable[[bool], None]) -> None: ...
+
+    def refuse(self, reason: str, who: str, at_ms: int, detail: str) -> None:
+        """Count a refused or unauthenticated call per (reason, key id or address prefix, minute)."""
+
+
+class Meter(Protocol):
+    """Counters and histograms of the data plane; plain integer adds, exported by `telemetry`."""
+
+    def request(self, record: UsageRecord) -> None: ...
+
+    def refused(self, code: str) -> None: ...
+
+
+class SnapshotSource(Protocol):
+    """Where the data plane finds the current snapshot; a plain attribute read."""
+
+    current: Snapshot
+
+    def hash_key(self, token: bytes) -> bytes:
+        """The keyed hash under which `current.keys` holds an API key."""
+
+    def touch(self, key: CompiledKey) -> None:
+        """The key was used (for `last_used_at`); a set add, flushed elsewhere."""
