@@ -1,0 +1,233 @@
+"""Text of a `potluck.toml` → `Document`. Every problem of the file is reported at once, each with line and path.
+
+`${NAME}` in any text is replaced by that environment variable; `$${` stands for a plain `${`.
+"""
+
+import difflib
+import re
+import tomllib
+import types
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import msgspec
+
+from potluck.config.document import NOT_YET, Document
+from potluck.config.errors import ConfigError, Problem
+from potluck.config.positions import Step, line_of, positions
+from potluck.model.secret import Secret
+
+_VARIABLE = re.compile(r"\$\$\{|\$\{([A-Za-z_][A-Za-z0-9_]*)\}|\$\{")
+_MISSING = object()
+
+
+def load(path: str | Path, env: Mapping[str, str]) -> Document:
+    """Read and check a file. Raises ConfigError, also when it cannot be read."""
+    path = Path(path)
+    return parse(read_text(path), env, source=path.name)
+
+
+def read_text(path: str | Path) -> str:
+    """The file's text. Raises ConfigError when there is none."""
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {(error.strerror or 'I/O error').lower()}") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"cannot read {path}: not UTF-8 text (byte {error.start})") from None
+
+
+def variables(text: str) -> tuple[str, ...]:
+    """Names of the environment variables that a document asks for, sorted; empty when it is not TOML."""
+    try:
+        tree = tomllib.loads(text)
+    except tomllib.TOMLDecodeError:
+        return ()
+    names: set[str] = set()
+
+    def walk(value: object) -> None:
+        if isinstance(value, str):
+            names.update(name for name in _VARIABLE.findall(value) if name)
+        elif isinstance(value, dict):
+            for member in value.values():
+                walk(member)
+        elif isinstance(value, list):
+            for member in value:
+                walk(member)
+
+    walk(tree)
+    return tuple(sorted(names))
+
+
+def parse(text: str, env: Mapping[str, str], *, source: str = "potluck.toml") -> Document:
+    """Check a document whole. Raises ConfigError with all its problems; messages never hold a secret."""
+    try:
+        tree = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        found = re.search(r"\(at line (\d+), column (\d+)\)", str(error))
+        message = str(error).split(" (at ")[0]
+        raise ConfigError(Problem(f"not TOML: {message}", line=int(found[1]) if found else 0, source=source)) from None
+    reader = _Reader(env)
+    document = reader.build(Document, tree, ())
+    if reader.problems:
+        lines = positions(text)
+        problems = [
+            Problem(message, where=_path_text(at), line=line_of(lines, at), source=source)
+            for at, message in reader.problems
+        ]
+        raise ConfigError(sorted(problems, key=lambda problem: problem.line))
+    assert isinstance(document, Document)
+    return document
+
+
+class _Reader:
+    """Builds structs from plain values and collects what is wrong instead of stopping at the first."""
+
+    def __init__(self, env: Mapping[str, str]) -> None:
+        self.env = env
+        self.problems: list[tuple[tuple[Step, ...], str]] = []
+
+    def wrong(self, at: tuple[Step, ...], message: str) -> None:
+        self.problems.append((at, message))
+
+    def build(self, cls: type[msgspec.Struct], value: object, at: tuple[Step, ...]) -> object:
+        """A struct of `cls`, or `_MISSING` when something in it is wrong (and noted)."""
+        if not isinstance(value, dict):
+            self.wrong(at, f"must be a table, not {_kind(value)}")
+            return _MISSING
+        known = {field.name: field for field in msgspec.structs.fields(cls)}
+        sound = True
+        for name in value:
+            if name not in known:
+                sound = False
+                if cls is Document and name in NOT_YET:
+                    self.wrong(
+                        (*at, name), f"{NOT_YET[name]} are not in this version of Potluck yet: remove [[{name}]]"
+                    )
+                else:
+                    self.wrong((*at, name), f"unknown member{_near(name, known)}")
+        built: dict[str, Any] = {}
+        for name, field in known.items():
+            if name in value:
+                built[name] = self.convert(field.type, value[name], (*at, name))
+                sound = sound and built[name] is not _MISSING
+            elif field.required:
+                sound = False
+                self.wrong(at, f"{name!r} is missing")
+        if not sound:
+            return _MISSING
+        made = cls(**built)
+        check: Callable[[], dict[str, str]] | None = getattr(made, "check", None)
+        for member, message in (check() if check else {}).items():
+            sound = False
+            self.wrong((*at, *member.split(".")), message)
+        return made if sound else _MISSING
+
+    def convert(self, kind: Any, value: object, at: tuple[Step, ...]) -> object:
+        origin, arguments = get_origin(kind), get_args(kind)
+        if origin in (Union, types.UnionType):
+            (kind,) = (each for each in arguments if each is not type(None))
+            return self.convert(kind, value, at)
+        if origin is tuple:
+            if not isinstance(value, list):
+                self.wrong(at, f"must be an array, not {_kind(value)}")
+                return _MISSING
+            items = [self.convert(arguments[0], item, (*at, index)) for index, item in enumerate(value)]
+            return _MISSING if _MISSING in items else tuple(items)
+        if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+            return self.build(kind, value, at)
+        if isinstance(value, str):
+            text = self.interpolate(value, at)
+            if text is None:
+                return _MISSING
+            value = text
+        if kind is Secret:
+            if not isinstance(value, str) or not value:
+                self.wrong(at, "must be a text that is not empty")
+                return _MISSING
+            if not value.isascii() or not value.isprintable() or " " in value:
+                self.wrong(at, "holds a space or a character outside printable ASCII: is it the whole key and only it?")
+                return _MISSING
+            return Secret(value)
+        return self.leaf(kind, value, at)
+
+    def leaf(self, kind: Any, value: object, at: tuple[Step, ...]) -> object:
+        meta = next((each for each in get_args(kind)[1:]), None) if get_origin(kind) is Annotated else None
+        bare = get_args(kind)[0] if meta is not None else kind
+        if get_origin(bare) is Literal:
+            choices = [str(choice) for choice in get_args(bare)]
+            if value not in choices:
+                self.wrong(at, f"must be one of {', '.join(choices)}, not {_shown(value)}{_near(str(value), choices)}")
+                return _MISSING
+            return value
+        try:
+            return msgspec.convert(value, kind)
+        except msgspec.ValidationError as error:
+            if isinstance(value, bare if isinstance(bare, type) else object) and isinstance(meta, msgspec.Meta):
+                self.wrong(at, f"is {_shown(value)}; allowed: {_allowed(meta)}")
+            else:
+                wanted = getattr(bare, "__name__", str(error))
+                self.wrong(at, f"must be {_TYPE_NAMES.get(wanted, wanted)}, not {_kind(value)}")
+            return _MISSING
+
+    def interpolate(self, text: str, at: tuple[Step, ...]) -> str | None:
+        failed = False
+
+        def replace(match: re.Match[str]) -> str:
+            nonlocal failed
+            if match[0] == "$${":
+                return "${"
+            if match[1] is None:
+                failed = True
+                self.wrong(at, "has a ${ that is no ${VARIABLE}: write $${ for a plain ${")
+            elif not (value := self.env.get(match[1])):
+                failed = True
+                state = "empty" if value == "" else "not set"
+                self.wrong(at, f"environment variable {match[1]} is {state}: export {match[1]}=…")
+            else:
+                return value
+            return ""
+
+        replaced = _VARIABLE.sub(replace, text)
+        return None if failed else replaced
+
+
+_TYPE_NAMES = {
+    "str": "a text",
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "datetime": "a date and time",
+}
+
+
+def _kind(value: object) -> str:
+    names = {"dict": "a table", "list": "an array", **_TYPE_NAMES}
+    return names.get(type(value).__name__, type(value).__name__)
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}…"
+
+
+def _allowed(meta: msgspec.Meta) -> str:
+    if meta.description:
+        return meta.description
+    parts = [f"at least {meta.ge}" if meta.ge is not None else "", f"at most {meta.le}" if meta.le is not None else ""]
+    return " and ".join(part for part in parts if part)
+
+
+def _near(name: str, known: Iterable[str]) -> str:
+    """`; did you mean 'base_url'?`, or what there is to choose from."""
+    names = list(known)
+    found = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.6)
+    return f"; did you mean {found[0]!r}?" if found else f" (known: {', '.join(names)})"
+
+
+def _path_text(at: tuple[Step, ...]) -> str:
+    text = ""
+    for step in at:
+        text += f"[{step}]" if isinstance(step, int) else f".{step}" if text else step
+    return text
