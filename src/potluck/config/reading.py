@@ -164,7 +164,8 @@ class _Reader:
         try:
             return msgspec.convert(value, kind)
         except msgspec.ValidationError as error:
-            if isinstance(value, bare if isinstance(bare, type) else object) and isinstance(meta, msgspec.Meta):
+            kinds = (int, float) if bare is float else bare if isinstance(bare, type) else object
+            if isinstance(meta, msgspec.Meta) and isinstance(value, kinds) and not isinstance(value, bool):
                 self.wrong(at, f"is {_shown(value)}; allowed: {_allowed(meta)}")
             else:
                 wanted = getattr(bare, "__name__", str(error))
