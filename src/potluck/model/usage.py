@@ -102,7 +102,7 @@ class UsageRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     """spent in the gateway itself"""
 
 
-class Intent(msgspec.Struct, frozen=True, omit_defaults=True, tag="i", tag_field="t"):
+class Intent(msgspec.Struct, frozen=True, omit_defaults=True, gc=False, tag="i", tag_field="t"):
     """Spool line before the first upstream byte of an attempt: what the provider may bill if we die now."""
 
     id: str
@@ -124,12 +124,31 @@ class Intent(msgspec.Struct, frozen=True, omit_defaults=True, tag="i", tag_field
     request_bytes: int = 0
     reserved_nanousd: int = 0
     price_version: str = ""
+    reserved_input_tokens: int = 0
+    reserved_output_tokens: int = 0
+    failed: tuple[AttemptRecord, ...] = ()
+    """attempts of this request that have already ended: what is not in here and has an intent counts as in flight"""
 
 
-class Settlement(msgspec.Struct, frozen=True, tag="s", tag_field="t"):
+class Settlement(msgspec.Struct, frozen=True, gc=False, tag="s", tag_field="t"):
     """Spool line that closes a request: the record whole. The first one of a request id wins."""
 
     r: UsageRecord
 
 
-SpoolLine = Intent | Settlement
+class RefusalCount(msgspec.Struct, frozen=True, omit_defaults=True, gc=False, tag="r", tag_field="t"):
+    """Spool line: `count` more calls were refused for one reason, from one caller, within one minute."""
+
+    reason: str
+    """an error code of the interface, `invalid_api_key`"""
+    who: str
+    """key id or address prefix; `*` once a minute has too many of them to tell apart"""
+    minute: int
+    """unix time in whole minutes"""
+    count: int
+    first_at_ms: int = 0
+    detail: str = ""
+    """of the first one in the minute; absent in later lines of the same minute"""
+
+
+SpoolLine = Intent | Settlement | RefusalCount
