@@ -38,7 +38,7 @@ class LogSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LimitSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """Bounds on what a caller may cost, whoever it is. Limits per key and project are configuration, not settings."""
+    """Bounds on what a caller may cost, whoever it is; names as in the data plane's own limits."""
 
     max_body_bytes: Annotated[
         int, _meta("largest request body; beyond it 413", "POTLUCK_MAX_BODY_BYTES", unit="bytes", ge=1024, le=1 << 31)
@@ -52,37 +52,36 @@ class LimitSettings(msgspec.Struct, frozen=True, kw_only=True):
             ge=1024,
         ),
     ] = 512 << 20
-    head_timeout_s: Annotated[
-        float, _meta("time to send a whole request head", "POTLUCK_HEAD_TIMEOUT_S", unit="s", gt=0, le=3600)
+    head_s: Annotated[
+        float, _meta("from the first byte of a request head to its last", "POTLUCK_HEAD_S", unit="s", gt=0, le=3600)
     ] = 15.0
-    body_timeout_s: Annotated[
+    keep_alive_s: Annotated[
         float,
         _meta(
-            "silence while a request body is being sent; beyond it 408",
-            "POTLUCK_BODY_TIMEOUT_S",
-            unit="s",
-            gt=0,
-            le=3600,
-        ),
-    ] = 30.0
-    idle_timeout_s: Annotated[
-        float,
-        _meta(
-            "a kept-alive connection without a request is closed", "POTLUCK_IDLE_TIMEOUT_S", unit="s", gt=0, le=86_400
+            "a connection without a request for so long is closed", "POTLUCK_KEEP_ALIVE_S", unit="s", gt=0, le=86_400
         ),
     ] = 75.0
-    write_timeout_s: Annotated[
+    body_idle_s: Annotated[
         float,
-        _meta("a caller that reads nothing for so long is cut", "POTLUCK_WRITE_TIMEOUT_S", unit="s", gt=0, le=86_400),
+        _meta("silence while a request body is sent; beyond it 408", "POTLUCK_BODY_IDLE_S", unit="s", gt=0, le=3600),
+    ] = 30.0
+    body_total_s: Annotated[
+        float, _meta("a whole request body; beyond it 408", "POTLUCK_BODY_TOTAL_S", unit="s", gt=0, le=86_400)
+    ] = 600.0
+    caller_stall_s: Annotated[
+        float,
+        _meta(
+            "a caller that takes nothing off its stream for so long is cut",
+            "POTLUCK_CALLER_STALL_S",
+            unit="s",
+            gt=0,
+            le=86_400,
+        ),
     ] = 60.0
     keepalive_comment_s: Annotated[
         float,
         _meta("silence in a stream before a comment is sent", "POTLUCK_KEEPALIVE_COMMENT_S", unit="s", gt=0, le=3600),
     ] = 15.0
-    drain_s: Annotated[
-        float,
-        _meta("how long running requests may go on after SIGTERM", "POTLUCK_DRAIN_S", unit="s", ge=0, le=86_400),
-    ] = 30.0
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -136,6 +135,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     bootstrap_api_key: Annotated[
         Secret | None, _meta("first API key, when the home directory is new", "POTLUCK_BOOTSTRAP_API_KEY")
     ] = None
+    drain_s: Annotated[
+        float,
+        _meta("how long running requests may go on after SIGTERM", "POTLUCK_DRAIN_S", unit="s", ge=0, le=86_400),
+    ] = 30.0
     log: LogSettings = LogSettings()
     limits: LimitSettings = LimitSettings()
 
@@ -159,7 +162,7 @@ class Setting(msgspec.Struct, frozen=True):
     """One leaf of the tree, described."""
 
     name: str
-    """dotted: `limits.drain_s`"""
+    """dotted: `limits.max_body_bytes`"""
     kind: Any
     default: Any
     help: str
