@@ -1,0 +1,179 @@
+"""The rows of the table, and how one round of each is measured.
+
+A scenario measures every server once, one after the other, and yields samples; rounds interleave scenarios, so that
+a noisy minute hits all servers alike. The figure of a row is the median over rounds, of ratios where its budget is one.
+"""
+
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench import measure
+from bench.stack import Server, Upstreams, make_secret
+
+Sample = tuple[str, str, float]
+"""row, server, value"""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table; `unit` is what the printed value counts in."""
+
+    key: str
+    title: str
+    unit: str
+
+
+ROWS = (
+    Row("plain_1k", "CPU per plain request, 1 KB prompt, 32 connections", "µs"),
+    Row("plain_100k", "CPU per plain request, 100 KB prompt, 32 connections", "µs"),
+    Row("chunk_burst", "CPU per streamed chunk, back to back, 32 streams", "µs"),
+    Row("chunk_paced", "CPU per streamed chunk, 500 streams at 20 ms", "µs"),
+    Row("importer", "CPU of the usage importer per record", "µs"),
+    Row("added_p50", "added latency p50, one connection", "ms"),
+    Row("added_p99", "added latency p99, one connection", "ms"),
+    Row("first_event", "added time to the first streamed event, p99", "ms"),
+    Row("rss_idle", "resident memory, idle, children included", "MB"),
+    Row("rss_streams", "the same, added by 1,000 open streams", "MB"),
+    Row("start", "start to first 200", "s"),
+    Row("first_start", "start to first 200 with a new home", "s"),
+)
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What scenarios measure, and for how long."""
+
+    directory: Path
+    upstreams: Upstreams
+    servers: tuple[Server, ...]
+    seconds: float
+    requests: int
+
+
+def plain_1k(setup: Setup) -> Iterator[Sample]:
+    """A 1 KB prompt; the importer's cost comes with it."""
+    for server in setup.servers:
+        result = measure.measure_plain(server, setup.directory, prompt_bytes=1000, seconds=setup.seconds)
+        yield "plain_1k", server.name, result.cpu_us
+        if result.importer_us is not None:
+            yield "importer", server.name, result.importer_us
+
+
+def plain_100k(setup: Setup) -> Iterator[Sample]:
+    """A 100 KB prompt."""
+    for server in setup.servers:
+        result = measure.measure_plain(server, setup.directory, prompt_bytes=100_000, seconds=setup.seconds * 0.75)
+        yield "plain_100k", server.name, result.cpu_us
+
+
+def chunk_burst(setup: Setup) -> Iterator[Sample]:
+    """Streams of 200 events, written as fast as the upstream can."""
+    for server in setup.servers:
+        yield (
+            "chunk_burst",
+            server.name,
+            measure.measure_chunks(server, streams=32, chunks=200, pace_ms=0, ramp_s=0.2, seconds=setup.seconds),
+        )
+
+
+def chunk_paced(setup: Setup) -> Iterator[Sample]:
+    """500 streams, an event every 20 ms on each."""
+    for server in setup.servers:
+        yield (
+            "chunk_paced",
+            server.name,
+            measure.measure_chunks(server, streams=500, chunks=2000, pace_ms=20, ramp_s=1.0, seconds=setup.seconds),
+        )
+
+
+def latency(setup: Setup) -> Iterator[Sample]:
+    """Latency at one connection, less that of the upstream asked directly."""
+    ports = {"": (setup.upstreams.plain_port, "none")} | {s.name: (s.port, s.key) for s in setup.servers}
+    found = measure.measure_latency(ports, requests=setup.requests, stream=False)
+    direct = found.pop("")
+    for name, value in found.items():
+        yield "added_p50", name, (value.p50_us - direct.p50_us) / 1000
+        yield "added_p99", name, (value.p99_us - direct.p99_us) / 1000
+
+
+def first_event(setup: Setup) -> Iterator[Sample]:
+    """Time to the first streamed event: a delayed acknowledgement would show as a step of 40 ms."""
+    ports = {"": (setup.upstreams.stream_port, "none")} | {s.name: (s.stream_port, s.key) for s in setup.servers}
+    found = measure.measure_latency(ports, requests=max(50, setup.requests // 10), stream=True)
+    direct = found.pop("")
+    for name, value in found.items():
+        yield "first_event", name, (value.p99_us - direct.p99_us) / 1000
+
+
+def memory(setup: Setup) -> Iterator[Sample]:
+    """Resident memory before any load and with 1,000 open streams; once, since a second time finds pages kept."""
+    for server in setup.servers:
+        idle, loaded = measure.measure_open_streams(server, streams=1000, ramp_s=2.0)
+        yield "rss_idle", server.name, idle / 1e6
+        yield "rss_streams", server.name, (loaded - idle) / 1e6
+
+
+def start(setup: Setup) -> Iterator[Sample]:
+    """Potluck alone: with a new home (which it has to make first), then with that home."""
+    if not any(server.home for server in setup.servers):
+        return
+    key = make_secret("plk-")
+    home, log = setup.directory / f"start-{key[4:12]}", setup.directory / "start.log"
+    yield "first_start", "potluck", measure.measure_start(home, key, log)
+    yield "start", "potluck", measure.measure_start(home, key, log)
+
+
+Scenario = Callable[[Setup], Iterator[Sample]]
+
+ONCE: dict[str, tuple[Scenario, tuple[str, ...]]] = {"memory": (memory, ("rss_idle", "rss_streams"))}
+EVERY_ROUND: dict[str, tuple[Scenario, tuple[str, ...]]] = {
+    "plain_1k": (plain_1k, ("plain_1k", "importer")),
+    "plain_100k": (plain_100k, ("plain_100k",)),
+    "chunk_burst": (chunk_burst, ("chunk_burst",)),
+    "chunk_paced": (chunk_paced, ("chunk_paced",)),
+    "latency": (latency, ("added_p50", "added_p99")),
+    "first_event": (first_event, ("first_event",)),
+    "start": (start, ("start", "first_start")),
+}
+
+
+class Results:
+    """Samples by row and server, in round order."""
+
+    def __init__(self) -> None:
+        self._samples: dict[str, dict[str, list[float]]] = {}
+
+    def add(self, row: str, server: str, value: float) -> None:
+        self._samples.setdefault(row, {}).setdefault(server, []).append(value)
+
+    def of(self, row: str, server: str) -> list[float]:
+        return self._samples.get(row, {}).get(server, [])
+
+    def as_dict(self) -> dict[str, dict[str, list[float]]]:
+        return self._samples
+
+
+def run(setup: Setup, *, rounds: int, only: set[str]) -> Results:
+    """All wanted rows, `rounds` times interleaved; `only` holds row or scenario names, empty for all."""
+    results = Results()
+
+    def wanted(name: str, keys: tuple[str, ...]) -> bool:
+        return not only or name in only or bool(only.intersection(keys))
+
+    def one(name: str, scenario: Scenario, where: str) -> None:
+        shown = []
+        for row, server, value in scenario(setup):
+            results.add(row, server, value)
+            shown.append(f"{row} {server} {value:.2f}")
+        print(f"{where} {name}: {', '.join(shown)}", file=sys.stderr, flush=True)
+
+    for name, (scenario, keys) in ONCE.items():
+        if wanted(name, keys):
+            one(name, scenario, "once")
+    for turn in range(rounds):
+        for name, (scenario, keys) in EVERY_ROUND.items():
+            if wanted(name, keys):
+                one(name, scenario, f"round {turn + 1}/{rounds}")
+    return results

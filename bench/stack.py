@@ -1,0 +1,273 @@
+"""What stands on the bench: fixed upstreams, nginx as the limit, Potluck with a fresh home, others by command."""
+
+import json
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bench import upstream
+from bench.processes import (
+    GATEWAY_CORE,
+    LOAD_CORE,
+    BenchError,
+    command_line,
+    free_port,
+    spawn,
+    stop,
+    tree,
+    wait_port,
+)
+
+PLAIN_MODEL = "bench-plain"
+STREAM_MODEL = "bench-stream"
+IMPORTER = "importer"
+
+
+@dataclass
+class Server:
+    """One gateway under test: where it listens, its key, and its processes."""
+
+    name: str
+    port: int
+    stream_port: int
+    key: str
+    process: subprocess.Popen[bytes]
+    home: Path | None = None
+    settled: list[int] = field(default_factory=list)
+
+    def pids(self) -> list[int]:
+        """The gateway's own processes, the usage importer left out."""
+        return [pid for pid in tree(self.process.pid) if pid not in self.importer_pids()]
+
+    def importer_pids(self) -> list[int]:
+        """The usage importer: a row of its own."""
+        return [pid for pid in tree(self.process.pid)[1:] if IMPORTER in command_line(pid)]
+
+    def all_pids(self) -> list[int]:
+        return tree(self.process.pid)
+
+
+@dataclass
+class Upstreams:
+    """Where gateways send things: nginx with a fixed answer for plain requests, our provider for streams."""
+
+    plain_port: int
+    stream_port: int
+    processes: list[subprocess.Popen[bytes]]
+
+
+NGINX_MAIN = """
+worker_processes 1;
+worker_rlimit_nofile 16384;
+daemon off;
+pid {dir}/nginx.pid;
+error_log {dir}/error.log error;
+events {{ worker_connections 8192; }}
+http {{
+  access_log off;
+  keepalive_timeout 300s;
+  keepalive_requests 1000000000;
+  client_body_buffer_size 1m;
+  client_max_body_size 64m;
+  client_body_temp_path {dir}/body;
+  proxy_temp_path {dir}/proxy;
+  fastcgi_temp_path {dir}/fastcgi;
+  uwsgi_temp_path {dir}/uwsgi;
+  scgi_temp_path {dir}/scgi;
+  {servers}
+}}
+"""
+
+NGINX_PROXY = """
+  upstream plain {{ server 127.0.0.1:{plain_up}; keepalive 64; keepalive_requests 1000000000; }}
+  upstream streams {{ server 127.0.0.1:{stream_up}; keepalive 1100; keepalive_requests 1000000000; }}
+  proxy_http_version 1.1;
+  proxy_set_header Connection "";
+  proxy_set_header Authorization "Bearer upstream-secret";
+  server {{ listen 127.0.0.1:{plain} backlog=2048; location / {{ proxy_pass http://plain; }} }}
+  server {{ listen 127.0.0.1:{stream} backlog=2048; location / {{ proxy_pass http://streams; proxy_buffering off; }} }}
+"""
+
+NGINX_FIXED = """
+  server {{
+    listen 127.0.0.1:{port} backlog=2048;
+    location / {{ default_type application/json; return 200 '{body}'; }}
+  }}
+"""
+
+
+def find_nginx() -> str:
+    """Path of nginx, installed with apt when that is possible."""
+    return _find("nginx", "/usr/sbin/nginx", package="nginx-light")
+
+
+def find_wrk() -> str:
+    """Path of wrk, installed with apt when that is possible."""
+    return _find("wrk", "/usr/bin/wrk", package="wrk")
+
+
+def _find(name: str, usual: str, *, package: str) -> str:
+    found = shutil.which(name) or shutil.which(usual)
+    if found is None and os.geteuid() == 0 and shutil.which("apt-get"):
+        print(f"installing {package} with apt...", file=sys.stderr)
+        environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
+        for command in (
+            ["apt-get", "update", "-qq"],
+            ["apt-get", "install", "-y", "-qq", "--no-install-recommends", package],
+        ):
+            subprocess.run(command, env=environment, capture_output=True, check=False)
+        found = shutil.which(name) or shutil.which(usual)
+    if found is None:
+        raise BenchError(f"{name} is needed to measure and is not installed: install the package {package}")
+    return found
+
+
+def start_nginx(directory: Path, servers: str, port: int, core: int) -> subprocess.Popen[bytes]:
+    """A private nginx with these server blocks, its files all in `directory`."""
+    directory.mkdir(parents=True)
+    config = directory / "nginx.conf"
+    config.write_text(NGINX_MAIN.format(dir=directory, servers=servers))
+    process = spawn(
+        [find_nginx(), "-c", str(config), "-p", str(directory), "-e", str(directory / "error.log")],
+        core=core,
+        log=directory / "out.log",
+    )
+    wait_port(port, process)
+    return process
+
+
+def start_upstreams(directory: Path) -> Upstreams:
+    """Both fixed upstreams, on the load's core."""
+    plain, stream = free_port(), free_port()
+    fixed = NGINX_FIXED.format(port=plain, body=upstream.completion().decode())
+    processes = [start_nginx(directory / "upstream", fixed, plain, LOAD_CORE)]
+    processes.append(
+        spawn(
+            [sys.executable, "-m", "bench.upstream", "--port", str(stream)],
+            core=LOAD_CORE,
+            log=directory / "upstream.log",
+        )
+    )
+    wait_port(stream, processes[-1])
+    return Upstreams(plain, stream, processes)
+
+
+def start_nginx_proxy(directory: Path, upstreams: Upstreams) -> Server:
+    """nginx `proxy_pass`: the limit that every figure stands beside."""
+    plain, stream = free_port(), free_port()
+    servers = NGINX_PROXY.format(
+        plain=plain, stream=stream, plain_up=upstreams.plain_port, stream_up=upstreams.stream_port
+    )
+    process = start_nginx(directory / "nginx", servers, plain, GATEWAY_CORE)
+    return Server("nginx", plain, stream, "none", process)
+
+
+def start_command(name: str, command: str, directory: Path, upstreams: Upstreams) -> Server:
+    """Any server: `{port}`, `{plain_port}` and `{stream_port}` in its command are filled in; no key."""
+    port = free_port()
+    words = command.format(port=port, plain_port=upstreams.plain_port, stream_port=upstreams.stream_port).split()
+    process = spawn(words, core=GATEWAY_CORE, log=directory / f"{name}.log")
+    wait_port(port, process)
+    return Server(name, port, port, "none", process)
+
+
+def potluck_command(port: int, home: Path) -> list[str]:
+    """How the bench starts Potluck."""
+    program = Path(sys.executable).with_name("potluck")
+    return [str(program), "serve", "--no-local-model", "--port", str(port), "--home", str(home)]
+
+
+def potluck_environment(token: str, key: str) -> dict[str, str]:
+    """The bench's environment without anything that would configure a Potluck, and with a first token and key."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("POTLUCK_")}
+    kept = {name: value for name, value in kept.items() if not name.endswith("_API_KEY")}
+    return kept | {"POTLUCK_BOOTSTRAP_ADMIN_TOKEN": token, "POTLUCK_BOOTSTRAP_API_KEY": key}
+
+
+def make_secret(prefix: str) -> str:
+    """A secret of the right shape: prefix and 46 letters or digits."""
+    return prefix + "".join(
+        secrets.choice("0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ") for _ in range(46)
+    )
+
+
+def start_potluck(
+    directory: Path, upstreams: Upstreams, *, launcher: list[str] | None = None, name: str = "potluck"
+) -> Server:
+    """Potluck with a new home and both upstreams as own providers; `launcher` replaces the program's name."""
+    home, port = directory / f"{name}-home", free_port()
+    token, key = make_secret("pla-"), make_secret("plk-")
+    command = potluck_command(port, home)
+    if launcher is not None:
+        command[:1] = launcher
+    process = spawn(command, core=GATEWAY_CORE, log=directory / f"{name}.log", env=potluck_environment(token, key))
+    try:
+        wait_ready(port, process, directory / f"{name}.log")
+        for model, upstream_port in ((PLAIN_MODEL, upstreams.plain_port), (STREAM_MODEL, upstreams.stream_port)):
+            declare_model(port, token, model, upstream_port)
+        wait_model(port, key, STREAM_MODEL)
+    except BaseException:
+        stop(process)
+        raise
+    return Server(name, port, port, key, process, home)
+
+
+def wait_ready(port: int, process: subprocess.Popen[bytes], log: Path, limit_s: float = 30.0) -> None:
+    """Until `/readyz` says 200."""
+    deadline = time.monotonic() + limit_s
+    while True:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=2):
+                return
+        except (OSError, urllib.error.URLError):
+            if process.poll() is not None or time.monotonic() > deadline:
+                tail = log.read_text(errors="replace")[-2000:]
+                raise BenchError(f"Potluck did not become ready; its log ends with:\n{tail}") from None
+            time.sleep(0.02)
+
+
+def declare_model(port: int, token: str, model: str, upstream_port: int) -> None:
+    """Through the admin API: a provider on own infrastructure, and a model with it as the only target."""
+    _post(
+        port,
+        token,
+        "providers",
+        {"name": model, "dialect": "openai", "base_url": f"http://127.0.0.1:{upstream_port}/v1", "own": True},
+    )
+    _post(port, token, "models", {"name": model, "targets": [{"target": f"{model}/bench"}]})
+
+
+def wait_model(port: int, key: str, model: str, limit_s: float = 5.0) -> None:
+    """Until the data plane serves the model."""
+    deadline = time.monotonic() + limit_s
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{port}/v1/models/{model}", headers={"authorization": f"Bearer {key}"}
+    )
+    while True:
+        try:
+            with urllib.request.urlopen(request, timeout=2):
+                return
+        except urllib.error.HTTPError as error:
+            if time.monotonic() > deadline:
+                raise BenchError(f"model {model} is not served: {error.code} {error.read()[:500]!r}") from None
+            time.sleep(0.02)
+
+
+def _post(port: int, token: str, resource: str, body: dict[str, object]) -> None:
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{port}/api/v1/{resource}",
+        data=json.dumps(body).encode(),
+        headers={"authorization": f"Bearer {token}", "content-type": "application/json"},
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=10):
+            return
+    except urllib.error.HTTPError as error:
+        raise BenchError(f"POST /api/v1/{resource} answered {error.code}: {error.read()[:500]!r}") from None
