@@ -29,9 +29,10 @@ Outcome = Literal[
     "upstream_timeout",
     "upstream_rate_limited",
     "no_target",
+    "shutdown",
     "lost",
 ]
-"""How a request ended. `lost`: the process died while the call was in flight."""
+"""How a request ended. `shutdown`: the gateway's drain was over first. `lost`: the process died in between."""
 
 ErrorClass = Literal[
     "none", "key_dead", "key_limited", "target_down", "target_slow", "caller_fault", "policy", "client_closed", "lost"

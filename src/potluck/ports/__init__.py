@@ -19,7 +19,7 @@ class Failure:
     `detail`: our words ("connection refused"), safe to show to a caller: no address, no header, no upstream text.
     """
 
-    __slots__ = ("detail", "error_class", "phase", "retry_after_s", "timeout")
+    __slots__ = ("detail", "error_class", "phase", "retry_after_s", "status", "timeout", "truncated")
 
     def __init__(
         self,
@@ -29,12 +29,18 @@ class Failure:
         *,
         retry_after_s: float | None = None,
         timeout: bool = False,
+        status: int = 0,
+        truncated: bool | None = None,
     ) -> None:
         self.error_class = error_class
         self.phase = phase
         self.detail = detail
         self.retry_after_s = retry_after_s
         self.timeout = timeout
+        self.status = status
+        """the upstream's HTTP status, where one was the reason"""
+        self.truncated = phase == "stream" and error_class == "target_down" if truncated is None else truncated
+        """an answer had begun and was cut"""
 
 
 class Sink(Protocol):

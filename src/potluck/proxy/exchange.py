@@ -1,0 +1,657 @@
+"""The life of one request, from its whole body to its record.
+
+    (listener: accept, read_head, authenticate, read_body) → admit → plan → attempt[n] → settle → record
+
+Rules of this state machine
+- One exchange owns the request through all phases; what a phase decides is a value, not an exception.
+- Until the first content of an answer goes to the caller (`_content_sent`), a failed attempt is invisible: the next
+  target of the plan is tried, at most `max_attempts` of them. After it, never: the stream ends with an error event.
+- An intent line is in the spool before the first upstream byte of an attempt, and the settlement before the last byte
+  to the caller. Every planned exchange ends in `_settle`, exactly once, whatever happened.
+- A caller's fault is never retried. A caller that hangs up cancels the upstream, unless its provider says `drain`.
+- A call that was cancelled or has ended never calls back: whatever arrives is the current attempt's.
+"""
+
+import time
+import zlib
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from potluck.model.price import cost_nanousd
+from potluck.model.resources import Capability
+from potluck.model.snapshot import CompiledKey, CompiledTarget
+from potluck.model.usage import AttemptRecord, ErrorClass, Intent, Outcome, TokenUsage, UsageRecord
+from potluck.policy.estimate import estimate_usage
+from potluck.policy.retry_after import parse_retry_after
+from potluck.ports import Call, Failure
+from potluck.providers.openai import classify_status, read_error
+from potluck.proxy import planning, verdict
+from potluck.proxy.answers import LAST_CHUNK, chunk, connection_field, stream_head
+from potluck.proxy.own_answers import refuse
+from potluck.proxy.relay import Relay
+from potluck.wire.dialects.envelope import (
+    Envelope,
+    MalformedAnswer,
+    decode_envelope,
+    encode_upstream_body,
+    read_response,
+)
+from potluck.wire.errors import RequestError, encode_error, encode_stream_error
+from potluck.wire.http1 import Head
+from potluck.wire.sse import SseError, encode_comment
+
+if TYPE_CHECKING:
+    from potluck.proxy.listener import Connection
+    from potluck.proxy.plane import Plane
+
+FOREVER = float("inf")
+PLANNED, CALLING, SETTLING, ENDED = range(4)
+PLAIN, STREAM, ERROR, WRONG_FORM = range(4)
+clock = time.monotonic
+unix_s = time.time
+
+DONE_EVENT = b"data: [DONE]\n\n"
+
+
+class Exchange:
+    """One request. Made when its body is whole; ends by telling its connection `finished`."""
+
+    __slots__ = (
+        "_attempt_n",
+        "_attempts",
+        "_call",
+        "_coding",
+        "_connected_us",
+        "_content_sent",
+        "_failures",
+        "_first_byte_us",
+        "_first_content_us",
+        "_form",
+        "_head_sent",
+        "_last_out_at",
+        "_late",
+        "_parts",
+        "_paused_at",
+        "_plan",
+        "_read_us",
+        "_relay",
+        "_response_bytes",
+        "_retry_after_s",
+        "_size_bytes",
+        "_start_us",
+        "_started_at",
+        "_state",
+        "_status",
+        "_target",
+        "_upstream_us",
+        "at_ms",
+        "body",
+        "capability",
+        "connection",
+        "deadline",
+        "envelope",
+        "head",
+        "id",
+        "key",
+        "plane",
+    )
+
+    def __init__(
+        self,
+        plane: "Plane",
+        connection: "Connection",
+        key: CompiledKey,
+        capability: Capability,
+        head: Head,
+        body: bytes,
+        started_at: float,
+    ) -> None:
+        self.plane = plane
+        self.connection: Connection | None = connection
+        self.key = key
+        self.capability: Capability = capability
+        self.head = head
+        self.body = body
+        self.id = plane.ids.next()
+        self.at_ms = int(unix_s() * 1000)
+        self.deadline = FOREVER
+        self._started_at = started_at
+        self._read_us = int((clock() - started_at) * 1e6)
+        self._state = PLANNED
+        self._attempt_n = 0
+        self._attempts: list[AttemptRecord] = []
+        self._failures: list[tuple[str, Failure]] = []
+        self._plan: list[CompiledTarget] = []
+        self._target: CompiledTarget | None = None
+        self._call: Call | None = None
+        self._relay: Relay | None = None
+        self._head_sent = False
+        self._content_sent = False
+        self._late = False
+        """the head went out with a comment, before target and attempts were known"""
+        self._first_content_us = -1
+        self._response_bytes = 0
+        self._upstream_us = 0
+        self._paused_at = 0.0
+        self._last_out_at = started_at
+        self.envelope: Envelope
+
+    # --- admit, plan
+
+    def start(self) -> None:
+        """Decode, resolve, plan, and begin the first attempt; or refuse."""
+        plane, key = self.plane, self.key
+        try:
+            self.envelope = envelope = decode_envelope(self.capability, self.body)
+            plan = planning.plan(plane.snapshots.current, key, envelope)
+        except RequestError as error:
+            self._refuse(error)
+            return
+        plane.snapshots.touch(key)
+        plane.exchanges.add(self)
+        self._plan = plan.targets
+        if not plan.targets:
+            self._give_up(RequestError("no_target_available", plan.why_none()))
+            return
+        if envelope.stream:
+            self.deadline = clock() + plane.limits.keepalive_comment_s
+        self._try()
+
+    def _refuse(self, error: RequestError) -> None:
+        connection = self.connection
+        assert connection is not None
+        self._state = ENDED
+        self.plane.recorder.refuse(error.code, self.key.id, self.at_ms, error.message)
+        refuse(connection, error, self.id)
+
+    # --- attempt: select, connect, send
+
+    def _try(self) -> None:
+        """Begin the next attempt: its intent first."""
+        self._attempt_n += 1
+        self._target = target = self._plan[self._attempt_n - 1]
+        self._relay = None
+        self._coding: zlib._Decompress | None = None
+        self._parts: list[bytes] = []
+        self._size_bytes = 0
+        self._status = 0
+        self._retry_after_s: float | None = None
+        self._connected_us = self._first_byte_us = -1
+        envelope, key = self.envelope, self.key
+        self._state = PLANNED
+        self.plane.recorder.intend(
+            Intent(
+                id=self.id,
+                n=self._attempt_n,
+                at_ms=self.at_ms,
+                organisation_id=key.organisation_id,
+                project_id=key.project_id,
+                key_id=key.id,
+                endpoint=self.capability,
+                model=envelope.model,
+                target_id=target.id,
+                target=target.name,
+                provider_id=target.provider_id,
+                credential_id=target.credential_id,
+                stream=envelope.stream,
+                user=envelope.user,
+                tags=envelope.tags,
+                request_bytes=len(self.body),
+                price_version=target.price.version if target.price else "",
+            ),
+            self._intended,
+        )
+
+    def _intended(self, written: bool) -> None:
+        if self._state != PLANNED:
+            return
+        if self.connection is None:
+            self._settle("client_closed", 0, None)
+            return
+        if not written:
+            self._give_up(RequestError("accounting_unavailable", "usage cannot be recorded: nothing was sent"))
+            return
+        target = self._target
+        assert target is not None
+        body = encode_upstream_body(self.envelope, target.model_json, target.quirks)
+        self._state = CALLING
+        self._start_us = int((clock() - self._started_at) * 1e6)
+        self._call = self.plane.upstreams[target.upstream].open(target, target.heads[self.capability], body, self)
+
+    # --- the upstream's callbacks (ports.Sink)
+
+    def connected(self, *, reused: bool) -> None:  # noqa: ARG002 — the port's signature
+        self._connected_us = int((clock() - self._started_at) * 1e6)
+
+    def head(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
+        self._first_byte_us = int((clock() - self._started_at) * 1e6)
+        self._status = status
+        content_type = b""
+        for name, value in headers:
+            if name == b"content-type":
+                content_type = value
+            elif name == b"content-encoding":
+                self._set_coding(value.strip().lower())
+            elif name == b"retry-after":
+                self._retry_after_s = parse_retry_after(value, unix_s())
+        if status != 200:
+            self._form = ERROR
+        elif not self.envelope.stream:
+            self._form = PLAIN
+        elif content_type[:17].lower() == b"text/event-stream":
+            self._form = STREAM
+            target = self._target
+            assert target is not None
+            self._relay = Relay(self.envelope, target, target.price, self.plane.limits.max_event_bytes)
+        else:
+            self._form = WRONG_FORM
+
+    def data(self, data: bytes) -> None:
+        if self._state != CALLING:
+            # the answer was complete: what still comes only delays the connection
+            self._cancel("done")
+            return
+        if self._coding is not None:
+            try:
+                data = self._coding.decompress(data, self.plane.limits.max_answer_bytes)
+            except zlib.error:
+                self._attempt_failed(
+                    Failure("target_down", "first_byte", "sent an answer that could not be decompressed")
+                )
+                return
+        if self._relay is None:
+            self._keep(data)
+            return
+        try:
+            out = self._relay.feed(data)
+        except (MalformedAnswer, SseError) as error:
+            self._attempt_failed(_malformed(error))
+            return
+        self._forward(out)
+
+    def end(self) -> None:
+        self._ended(clean=True)
+
+    def end_by_close(self) -> None:
+        self._ended(clean=False)
+
+    def failed(self, failure: Failure) -> None:
+        self._call = None
+        if self._state == CALLING:
+            self._attempt_failed(failure)
+
+    # --- answers
+
+    def _set_coding(self, coding: bytes) -> None:
+        """We asked for identity; gzip and deflate are read all the same, anything else will not parse and fails so."""
+        if coding in (b"gzip", b"x-gzip", b"deflate"):
+            self._coding = zlib.decompressobj(47)  # either wrapper
+
+    def _keep(self, data: bytes) -> None:
+        self._size_bytes += len(data)
+        limits = self.plane.limits
+        if self._form == PLAIN:
+            if self._size_bytes > limits.max_answer_bytes:
+                self._attempt_failed(Failure("target_down", "first_byte", "sent an answer larger than the limit"))
+                return
+        elif self._size_bytes > limits.max_error_bytes:
+            self._cancel("enough of the error read")
+            self._ended(clean=True)
+            return
+        self._parts.append(data)
+
+    def _ended(self, *, clean: bool) -> None:
+        self._call = None
+        if self._state != CALLING:
+            return
+        if self._form == STREAM:
+            relay = self._relay
+            assert relay is not None
+            try:
+                out = relay.close()
+            except (MalformedAnswer, SseError) as error:
+                self._attempt_failed(_malformed(error))
+                return
+            relay.done = True
+            self._forward(out)
+        elif self._form == PLAIN:
+            self._plain_ended(clean=clean)
+        else:
+            self._error_ended()
+
+    def _plain_ended(self, *, clean: bool) -> None:
+        parts = self._parts
+        body = parts[0] if len(parts) == 1 else b"".join(parts)
+        try:
+            facts = read_response(self.capability, body)
+        except MalformedAnswer as error:
+            detail = f"sent an unreadable answer: {error}" if clean else "was cut off in the middle of its answer"
+            self._attempt_failed(Failure("target_down", "stream" if not clean else "first_byte", detail))
+            return
+        if facts.error:
+            self._attempt_failed(Failure("target_down", "first_byte", "answered 200 with an error in it"))
+            return
+        if facts.empty:
+            self._attempt_failed(Failure("target_down", "first_byte", "sent an empty answer"))
+            return
+        usage = facts.usage or estimate_usage(len(self.body), len(body))
+        self._response_bytes = len(body)
+        self._first_content_us = self._first_byte_us
+        self._attempt_ended("none", "", usage)
+        cost = self._attempts[-1].cost_nanousd
+
+        def send(written: bool) -> None:  # noqa: ARG001 — an answer that exists is delivered in any case
+            if self.connection is not None:
+                fields = verdict.answer_fields(self._target, len(self._attempts), cost, self._overhead_us())
+                self.connection.answer(200, body, self.id, fields)
+
+        self._settle("ok", 200, usage, finish_reason=facts.finish_reason, then=send)
+
+    def _error_ended(self) -> None:
+        body = b"".join(self._parts)
+        if self._form == WRONG_FORM:
+            detail = "answered something else than the stream that was asked for"
+            self._attempt_failed(Failure("target_down", "first_byte", detail))
+            return
+        status = self._status
+        error_class = classify_status(status)
+        detail = read_error(status, body) if error_class == "caller_fault" else f"answered HTTP {status}"
+        retry_after_s = self._retry_after_s
+        self._attempt_failed(Failure(error_class, "first_byte", detail, retry_after_s=retry_after_s, status=status))
+
+    def _forward(self, out: bytes) -> None:
+        """Some of a stream has come: send it, hold it, or end."""
+        relay = self._relay
+        assert relay is not None
+        tap = relay.tap
+        if tap.error is not None:
+            self._attempt_failed(verdict.of_stream_error(tap.error))
+            return
+        if relay.done:
+            self._stream_ended(out)
+            return
+        if self._content_sent:
+            if out:
+                self._send(out)
+            return
+        relay.held += out
+        if tap.has_content or len(relay.held) > self.plane.limits.held_bytes:
+            self._commit()
+
+    def _commit(self) -> None:
+        """The first content goes to the caller: from here on this attempt is the answer."""
+        relay = self._relay
+        assert relay is not None
+        self._content_sent = True
+        self._first_content_us = int((clock() - self._started_at) * 1e6)
+        held, relay.held = relay.held, b""
+        self._send(held)
+
+    def _stream_ended(self, out: bytes) -> None:
+        relay = self._relay
+        assert relay is not None
+        tap = relay.tap
+        usage = tap.usage
+        if not tap.finished:
+            detail = "ended its stream without a finish reason" if tap.chunks else "sent an empty stream"
+            self._attempt_failed(Failure("target_down", "stream" if tap.chunks else "first_byte", detail))
+            return
+        if not tap.has_content and (usage is None or not usage.output_tokens):
+            self._attempt_failed(Failure("target_down", "first_byte", "sent an empty answer"))
+            return
+        if usage is None:
+            usage = estimate_usage(len(self.body), tap.output_bytes)
+        last = relay.held + out
+        if self._first_content_us < 0:
+            self._first_content_us = int((clock() - self._started_at) * 1e6)
+        self._attempt_ended("none", "", usage)
+        if self._late:
+            last += verdict.late_comment(self._target, self._attempt_n)
+        if self.capability != "responses":
+            last += DONE_EVENT
+        self._response_bytes += len(last)
+
+        def send(written: bool) -> None:  # noqa: ARG001 — an answer that exists is delivered in any case
+            self._end_stream(last)
+
+        self._settle("ok", 200, usage, finish_reason=tap.finish_reason, then=send)
+
+    # --- writing a stream to the caller
+
+    def _send(self, data: bytes) -> None:
+        connection = self.connection
+        if connection is None:
+            return  # draining: the record wants its end, nobody the bytes
+        self._response_bytes += len(data)
+        self._last_out_at = clock()
+        if self.head.minor:
+            data = chunk(data)
+        if not self._head_sent:
+            self._late = not self._content_sent
+            data = self._stream_head() + data
+        connection.transport.write(data)
+
+    def _stream_head(self) -> bytes:
+        """The answer's head. Before the first content, target and attempts are not known yet and are left out."""
+        self._head_sent = True
+        return stream_head(
+            date=self.plane.date,
+            request_id=self.id,
+            fields=verdict.stream_fields(self._target, self._attempt_n) if self._content_sent else b"",
+            connection=connection_field(self.head.minor, keep_alive=self._keeps_alive()),
+            chunked=bool(self.head.minor),
+        )
+
+    def _keeps_alive(self) -> bool:
+        return self.head.keep_alive and bool(self.head.minor) and not self.plane.draining
+
+    def _end_stream(self, last: bytes) -> None:
+        """The last bytes of a stream, settled before; the message is finished."""
+        connection = self.connection
+        if connection is None:
+            return
+        keep_alive = self._keeps_alive()
+        if self.head.minor:
+            last = (chunk(last) if last else b"") + LAST_CHUNK
+        if not self._head_sent:
+            self._content_sent = True
+            last = self._stream_head() + last
+        connection.transport.write(last)
+        connection.finished(keep_alive=keep_alive)
+
+    # --- the end of an attempt, and of the exchange
+
+    def _cancel(self, reason: str) -> None:
+        call, self._call = self._call, None
+        if call is not None:
+            call.cancel(reason)
+
+    def _attempt_ended(self, error_class: ErrorClass, detail: str, usage: TokenUsage | None) -> None:
+        """Write down the current attempt; times are microseconds since the request's head was complete."""
+        target = self._target
+        assert target is not None
+        price = target.price
+        end_us = int((clock() - self._started_at) * 1e6)
+        self._upstream_us += end_us - self._start_us
+        self._attempts.append(
+            AttemptRecord(
+                n=self._attempt_n,
+                target_id=target.id,
+                target=target.name,
+                provider_id=target.provider_id,
+                credential_id=target.credential_id,
+                error_class=error_class,
+                error=detail,
+                status=self._status,
+                start_us=self._start_us,
+                connected_us=self._connected_us,
+                first_byte_us=self._first_byte_us,
+                end_us=end_us,
+                usage=usage,
+                cost_nanousd=cost_nanousd(usage, price) if usage is not None and price is not None else None,
+                price_version=price.version if price is not None else "",
+            )
+        )
+
+    def _attempt_failed(self, failure: Failure) -> None:
+        """The current attempt is over without an answer: the next target, or an honest end."""
+        self._cancel(failure.detail)
+        target = self._target
+        assert target is not None
+        self._attempt_ended(failure.error_class, failure.detail, self._usage_so_far() if self._content_sent else None)
+        self._failures.append((target.name, failure))
+        if self.connection is None:
+            self._settle("client_closed", 0, self._attempts[-1].usage)
+            return
+        may_go_on = not self._content_sent and failure.error_class != "caller_fault"
+        if may_go_on and self._attempt_n < min(len(self._plan), self.plane.limits.max_attempts):
+            self._try()
+            return
+        self._give_up(verdict.of_failures(self._failures))
+
+    def _usage_so_far(self) -> TokenUsage:
+        """What the stream said so far, else an estimate from lengths."""
+        tap = self._relay.tap if self._relay is not None else None
+        if tap is not None and tap.usage is not None:
+            return tap.usage
+        return estimate_usage(len(self.body), tap.output_bytes if tap is not None else self._size_bytes)
+
+    def _give_up(self, error: RequestError) -> None:
+        """No answer, or a cut one: settle, then say so in the form that the caller can still read."""
+        usage = self._attempts[-1].usage if self._attempts else None
+
+        def send(written: bool) -> None:  # noqa: ARG001 — the error is told in any case
+            if self._head_sent:
+                self._end_stream(encode_stream_error(error.code, error.message, self.id))
+            elif self.connection is not None:
+                body = encode_error(error.code, error.message, self.id, param=error.param)
+                fields = verdict.error_fields(error, len(self._attempts))
+                self.connection.answer(error.status, body, self.id, fields)
+
+        status = 200 if self._head_sent else error.status
+        self._settle(verdict.outcome_of(error.code), status, usage, error_code=error.code, then=send)
+
+    def _settle(
+        self,
+        outcome: Outcome,
+        status: int,
+        usage: TokenUsage | None,
+        *,
+        finish_reason: str = "",
+        error_code: str = "",
+        then: Callable[[bool], None] | None = None,
+    ) -> None:
+        """Write the record; `then` runs once it is in the spool, and sends the last byte."""
+        self._state = SETTLING
+        self.deadline = FOREVER
+        envelope, key, target = self.envelope, self.key, self._target
+        record = UsageRecord(
+            id=self.id,
+            at_ms=self.at_ms,
+            organisation_id=key.organisation_id,
+            project_id=key.project_id,
+            key_id=key.id,
+            endpoint=self.capability,
+            model=envelope.model,
+            outcome="client_closed" if self.connection is None else outcome,
+            status=status,
+            stream=envelope.stream,
+            user=envelope.user,
+            tags=envelope.tags,
+            target_id=target.id if target is not None else "",
+            target=target.name if target is not None else "",
+            provider_id=target.provider_id if target is not None else "",
+            usage=usage,
+            cost_nanousd=verdict.total_cost(self._attempts),
+            finish_reason=finish_reason,
+            error_code=error_code,
+            attempts=tuple(self._attempts),
+            request_bytes=len(self.body),
+            response_bytes=self._response_bytes,
+            read_us=self._read_us,
+            first_content_us=self._first_content_us,
+            total_us=int((clock() - self._started_at) * 1e6),
+            overhead_us=self._overhead_us(),
+        )
+
+        def settled(written: bool) -> None:
+            self._state = ENDED
+            self.plane.exchange_ended(self)
+            self.plane.meter.request(record)
+            if then is not None:
+                then(written)
+
+        self.plane.recorder.settle(record, settled)
+
+    def _overhead_us(self) -> int:
+        return max(0, int((clock() - self._started_at) * 1e6) - self._upstream_us - self._read_us)
+
+    # --- the caller's side
+
+    def caller_gone(self) -> None:
+        """The caller hung up. The upstream is closed now, unless its provider bills on anyway and says `drain`."""
+        self.connection = None
+        if self._state != CALLING:
+            return  # before the call: `_intended` sees it; after it: the record is on its way
+        target = self._target
+        assert target is not None
+        if target.on_hangup == "drain" and self._status:
+            if self._paused_at and self._call is not None:
+                self._call.resume()
+            self._paused_at = 0.0
+            self.deadline = clock() + self.plane.limits.drain_hangup_s
+            return
+        self._hang_up()
+
+    def _hang_up(self) -> None:
+        self._cancel("the caller hung up")
+        usage = self._usage_so_far()
+        self._attempt_ended("client_closed", "the caller hung up", usage)
+        self._settle("client_closed", 200 if self._head_sent else 0, usage)
+
+    def caller_paused(self) -> None:
+        """The caller's buffer is full: stop reading from the upstream."""
+        if self._call is not None and self._state == CALLING:
+            self._call.pause()
+            self._paused_at = clock()
+            self.deadline = self._paused_at + self.plane.limits.caller_stall_s
+
+    def caller_resumed(self) -> None:
+        if self._paused_at:
+            self._paused_at = 0.0
+            self.deadline = self._next_comment_at()
+            if self._call is not None:
+                self._call.resume()
+
+    # --- deadlines
+
+    def _next_comment_at(self) -> float:
+        return self._last_out_at + self.plane.limits.keepalive_comment_s if self.envelope.stream else FOREVER
+
+    def on_deadline(self, now: float) -> None:
+        """Swept: the drain after a hang-up is over, the caller takes nothing, or a silent stream needs a comment."""
+        if self._state not in (PLANNED, CALLING):
+            self.deadline = FOREVER
+        elif self.connection is None:
+            self._hang_up()
+        elif self._paused_at:
+            self.connection.abort()  # connection_lost tells us: caller_gone
+            self.deadline = FOREVER
+        elif now < self._next_comment_at():
+            self.deadline = self._next_comment_at()
+        else:
+            self._send(encode_comment("still working"))
+            self.deadline = self._next_comment_at()
+
+    def shut_down(self) -> None:
+        """The gateway's drain is over: end now, and honestly."""
+        if self._state not in (PLANNED, CALLING):
+            return
+        self._cancel("the gateway is shutting down")
+        if self._state == CALLING:
+            self._attempt_ended("none", "the gateway shut down", self._usage_so_far())
+        self._give_up(RequestError("overloaded", "the gateway shut down before the answer was complete"))
+
+
+def _malformed(error: Exception) -> Failure:
+    return Failure("target_down", "stream", f"sent a malformed stream: {error}", truncated=False)

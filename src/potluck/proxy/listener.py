@@ -1,0 +1,441 @@
+"""Bytes from callers: one `Connection` per socket, HTTP/1.1 with keep-alive and pipelining, and who serves what.
+
+Rules
+- `/v1/…` is served here; everything else goes, whole and at a message boundary, to the control plane's protocol.
+- One exchange at a time per connection; what is pipelined behind it waits, and past `pipelined_bytes` reading stops.
+- 401, 404, 405 and 413 are answered at the head, before a body is buffered. A refused body is drained a little, so that
+  the answer is not lost to a reset, then the connection closes.
+- Every state has a deadline (`deadline`, swept by the plane).
+"""
+
+import asyncio
+import time
+from typing import Any
+
+from potluck.model.resources import Capability
+from potluck.model.snapshot import CompiledKey
+from potluck.proxy import own_answers
+from potluck.proxy.answers import CONTINUE, connection_field, json_answer
+from potluck.proxy.exchange import Exchange
+from potluck.proxy.plane import Plane
+from potluck.wire.errors import RequestError, encode_error
+from potluck.wire.http1 import DRAIN_BYTES, BadRequest, BodyReader, Head, find_head_end, parse_head
+
+HEAD, BODY, BUSY, LINGER, GONE = range(5)
+
+CAPABILITY_PATHS: dict[bytes, Capability] = {
+    b"/v1/chat/completions": "chat",
+    b"/v1/completions": "completions",
+    b"/v1/embeddings": "embeddings",
+    b"/v1/responses": "responses",
+}
+READ_METHODS = frozenset({b"GET", b"HEAD"})
+FOREVER = float("inf")
+clock = time.monotonic
+METHOD_BYTES = 32  # longer than any method: without a space by then it is no HTTP request
+
+
+class Connection(asyncio.Protocol):
+    """One caller's connection, while it speaks to the data plane."""
+
+    __slots__ = (
+        "_buffer",
+        "_head",
+        "_linger_bytes",
+        "_paused_reading",
+        "_reader",
+        "_reserved_bytes",
+        "_searched_bytes",
+        "_started_at",
+        "_state",
+        "deadline",
+        "exchange",
+        "key",
+        "plane",
+        "transport",
+    )
+
+    def __init__(self, plane: Plane) -> None:
+        self.plane = plane
+        self.transport: Any = None
+        self.exchange: Exchange | None = None
+        self.key: CompiledKey | None = None
+        self.deadline = FOREVER
+        self._buffer = b""
+        self._searched_bytes = 0
+        self._state = HEAD
+        self._head: Head | None = None
+        self._reader: BodyReader | None = None
+        self._reserved_bytes = 0
+        self._started_at = 0.0
+        self._linger_bytes = 0
+        self._paused_reading = False
+
+    # --- asyncio's side
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport
+        self.plane.connections.add(self)
+        self.deadline = clock() + self.plane.limits.keep_alive_s
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 — asyncio's signature
+        self._state = GONE
+        self.plane.connections.discard(self)
+        self._release()
+        self._buffer = b""
+        self._reader = None
+        exchange, self.exchange = self.exchange, None
+        if exchange is not None:
+            exchange.caller_gone()
+
+    def pause_writing(self) -> None:
+        if self.exchange is not None:
+            self.exchange.caller_paused()
+
+    def resume_writing(self) -> None:
+        if self.exchange is not None:
+            self.exchange.caller_resumed()
+
+    def data_received(self, data: bytes) -> None:
+        state = self._state
+        if state == HEAD:
+            if self._buffer:
+                data = self._buffer + data
+                self._buffer = b""
+            try:
+                self._read(data)
+            except BadRequest as error:
+                self._refuse_bytes(error)
+        elif state == BODY:
+            try:
+                self._read_body(data)
+            except BadRequest as error:
+                self._refuse_bytes(error)
+        elif state == BUSY:
+            self._buffer += data
+            if len(self._buffer) > self.plane.limits.pipelined_bytes and not self._paused_reading:
+                self._paused_reading = True
+                self.transport.pause_reading()
+        elif state == LINGER:
+            self._linger_bytes -= len(data)
+            if self._linger_bytes <= 0:
+                self.transport.close()
+
+    # --- reading
+
+    def _read(self, data: bytes) -> None:
+        """A message begins, or goes on, in `data`."""
+        if data[:1] in b"\r\n":
+            data = data.lstrip(b"\r\n")  # RFC 9112 §2.2: empty lines before a request line are ignored
+            if not data:
+                return
+        if not self._is_ours(data):
+            return
+        try:
+            end = find_head_end(data, self._searched_bytes)
+        except BadRequest:
+            self._searched_bytes = 0
+            raise
+        if end < 0:
+            self._wait_for_head(data)
+            return
+        self._searched_bytes = 0
+        head = parse_head(data if end == len(data) else data[:end])
+        self._head = head
+        if not self._accept(head):
+            return
+        if not head.has_body:
+            self._begin(b"", data[end:])
+            return
+        self._reader = BodyReader(head, self.plane.limits.max_body_bytes)
+        self._state = BODY
+        if end < len(data):
+            self._read_body(data[end:])
+        elif head.expect_continue:
+            self.transport.write(CONTINUE)
+
+    def _is_ours(self, data: bytes) -> bool:
+        """Whether the request in `data` is for the data plane; if it is not, or not yet known, see to that."""
+        space = data.find(b" ", 0, METHOD_BYTES)
+        if space < 0:
+            if len(data) >= METHOD_BYTES or b"\n" in data:
+                raise BadRequest(400, "this is not an HTTP request")
+            self._wait_for_head(data)
+            return False
+        prefix = data[space + 1 : space + 5]
+        if prefix == b"/v1/":
+            return True
+        if len(prefix) < 4 and b"/v1/".startswith(prefix):
+            self._wait_for_head(data)
+            return False
+        self._hand_over(data)
+        return False
+
+    def _wait_for_head(self, data: bytes) -> None:
+        if not self._searched_bytes:
+            self.deadline = clock() + self.plane.limits.head_s
+        self._buffer = data
+        self._searched_bytes = len(data)
+
+    def _accept(self, head: Head) -> bool:
+        """All that can be decided at the head. False: refused, and answered."""
+        plane = self.plane
+        self._started_at = now = clock()
+        if plane.draining:
+            return self._refuse(head, RequestError("overloaded", "the gateway is shutting down", retry_after_s=1))
+        path = head.target
+        if path not in CAPABILITY_PATHS:
+            path = head.path
+        if path in CAPABILITY_PATHS:
+            if head.method != b"POST":
+                return self._refuse(head, RequestError("method_not_allowed", "this endpoint takes POST"), b"POST")
+        elif not own_answers.serves(path):
+            shown = path.decode("latin-1")[:200]
+            return self._refuse(head, RequestError("unknown_url", f"there is no {shown} here"))
+        elif head.method not in READ_METHODS:
+            return self._refuse(head, RequestError("method_not_allowed", "this endpoint takes GET"), b"GET, HEAD")
+        self.key = key = self._authenticate(head)
+        if key is None:
+            return self._refuse(head, RequestError("invalid_api_key", self._why_no_key(head)))
+        limits = plane.limits
+        if head.content_length > limits.max_body_bytes:
+            message = f"the request body is larger than {limits.max_body_bytes} bytes"
+            return self._refuse(head, RequestError("request_too_large", message))
+        if head.has_body:
+            # a chunked body has no size yet: it is counted at what has come, when it is whole
+            self._reserved_bytes = head.content_length
+            plane.buffered_bytes += head.content_length
+            if plane.buffered_bytes > limits.buffered_bodies_bytes:
+                message = "too many request bodies are being held; try again in a moment"
+                return self._refuse(head, RequestError("overloaded", message, retry_after_s=1))
+            self.deadline = now + limits.body_idle_s
+        return True
+
+    def _authenticate(self, head: Head) -> CompiledKey | None:
+        headers = head.headers
+        token = headers.get(b"authorization")
+        if token is not None:
+            if token[:7].lower() != b"bearer ":
+                return None
+            token = token[7:].strip()
+        else:
+            token = headers.get(b"x-api-key") or headers.get(b"api-key")
+            if token is None:
+                return None
+        snapshots = self.plane.snapshots
+        key = snapshots.current.keys.get(snapshots.hash_key(token))
+        if key is not None and key.expires_at_s != FOREVER and key.expires_at_s <= own_answers.unix_s():
+            return None
+        return key
+
+    @staticmethod
+    def _why_no_key(head: Head) -> str:
+        if any(name in head.headers for name in (b"authorization", b"x-api-key", b"api-key")):
+            return "the API key is unknown, expired or revoked; make one with: potluck key create"
+        return "no API key was sent; send it as: Authorization: Bearer plk-…"
+
+    def _read_body(self, data: bytes) -> None:
+        reader = self._reader
+        assert reader is not None
+        assert self._head is not None
+        taken = reader.feed(data)
+        if reader.done:
+            self._reader = None
+            body = reader.body()
+            if self._head.chunked:
+                self._reserved_bytes = len(body)
+                self.plane.buffered_bytes += len(body)
+            self._begin(body, data[taken:] if taken < len(data) else b"")
+            return
+        limits, now = self.plane.limits, clock()
+        self.deadline = min(now + limits.body_idle_s, self._started_at + limits.body_total_s)
+        if self._head.chunked and self.plane.buffered_bytes + reader.size_bytes > limits.buffered_bodies_bytes:
+            raise BadRequest(503, "too many request bodies are being held; try again in a moment")
+
+    def _begin(self, body: bytes, rest: bytes) -> None:
+        """The message is whole: start its exchange, or answer it ourselves."""
+        head, key = self._head, self.key
+        assert head is not None
+        assert key is not None
+        self._buffer = rest
+        self._state = BUSY
+        self.deadline = FOREVER
+        capability = CAPABILITY_PATHS.get(head.target) or CAPABILITY_PATHS.get(head.path)
+        if capability is None:
+            own_answers.answer(self, head, key)
+            return
+        self.exchange = exchange = Exchange(self.plane, self, key, capability, head, body, self._started_at)
+        exchange.start()
+
+    # --- the exchange's side
+
+    def answer(self, status: int, body: bytes, request_id: str, fields: bytes = b"") -> None:
+        """Send a whole JSON answer and finish the message."""
+        head = self._head
+        assert head is not None
+        keep_alive = head.keep_alive and not self.plane.draining
+        self.transport.write(
+            json_answer(
+                status,
+                body,
+                date=self.plane.date,
+                request_id=request_id,
+                fields=fields,
+                connection=connection_field(head.minor, keep_alive=keep_alive),
+                head_only=head.method == b"HEAD",
+            )
+        )
+        self.finished(keep_alive=keep_alive)
+
+    def finished(self, *, keep_alive: bool) -> None:
+        """The message's answer is out: the next message may begin."""
+        self.exchange = None
+        self._head = None
+        self._release()
+        if self._state == GONE:
+            return
+        if not keep_alive or self.plane.draining:
+            self._linger()
+            return
+        self._state = HEAD
+        self.deadline = clock() + self.plane.limits.keep_alive_s
+        if self._paused_reading:
+            self._paused_reading = False
+            self.transport.resume_reading()
+        if self._buffer:
+            self.plane.loop.call_soon(self._next)
+
+    def abort(self) -> None:
+        """Cut the connection: what was sent can't be ended honestly."""
+        if self.transport is not None:
+            self.transport.abort()
+
+    def peer(self) -> str:
+        """The caller's address as an aggregation prefix (/24, /64), for counting refused calls."""
+        peername = self.transport.get_extra_info("peername") if self.transport else None
+        if not isinstance(peername, tuple):
+            return "local"
+        address = str(peername[0])
+        return ":".join(address.split(":")[:4]) + "::/64" if ":" in address else address.rpartition(".")[0] + ".0/24"
+
+    def _next(self) -> None:
+        if self._state == HEAD and self._buffer:
+            self.data_received(b"")
+
+    # --- refusals
+
+    def _refuse(self, head: Head, error: RequestError, allow: bytes = b"") -> bool:
+        """Answer an error at the head. Always False, for the caller's convenience."""
+        plane = self.plane
+        request_id = plane.ids.next()
+        body = encode_error(error.code, error.message, request_id, param=error.param)
+        fields = b"allow: %s\r\n" % allow if allow else b""
+        if error.retry_after_s is not None:
+            fields += b"retry-after: %d\r\n" % max(1, -int(-error.retry_after_s // 1))
+        if error.code == "invalid_api_key":
+            fields += b"www-authenticate: Bearer\r\n"
+        keep_alive = head.keep_alive and not head.has_body and not plane.draining
+        self._count_refusal(error.code, error.message)
+        self.transport.write(
+            json_answer(
+                error.status,
+                body,
+                date=plane.date,
+                request_id=request_id,
+                fields=fields,
+                connection=connection_field(head.minor, keep_alive=keep_alive),
+                head_only=head.method == b"HEAD",
+            )
+        )
+        self._buffer = b""
+        self.finished(keep_alive=keep_alive)
+        return False
+
+    def _refuse_bytes(self, error: BadRequest) -> None:
+        """What came is not HTTP as we accept it, or the body is: answer, and close."""
+        code = {413: "request_too_large", 414: "request_too_large", 431: "request_too_large"}.get(error.status)
+        code = code or {405: "method_not_allowed", 408: "request_timeout", 503: "overloaded"}.get(error.status)
+        code = code or "invalid_request"
+        request_id = self.plane.ids.next()
+        self._count_refusal(code, error.message)
+        self.transport.write(
+            json_answer(
+                error.status,
+                encode_error(code, error.message, request_id),
+                date=self.plane.date,
+                request_id=request_id,
+                fields=b"retry-after: 1\r\n" if error.status == 503 else b"",
+                connection=connection_field(1, keep_alive=False),
+            )
+        )
+        self._reader = None
+        self.finished(keep_alive=False)
+
+    def _count_refusal(self, code: str, message: str) -> None:
+        plane = self.plane
+        plane.meter.refused(code)
+        who = self.key.id if self.key is not None else self.peer()
+        plane.recorder.refuse(code, who, int(own_answers.unix_s() * 1000), message)
+
+    def _linger(self) -> None:
+        """Close after the answer: half-close, drain what still comes for a moment, then close."""
+        self._state = LINGER
+        self._buffer = b""
+        self._linger_bytes = DRAIN_BYTES
+        self.deadline = clock() + self.plane.limits.linger_s
+        if self._paused_reading:
+            self._paused_reading = False
+            self.transport.resume_reading()
+        if self.transport.is_closing():
+            return
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        else:
+            self.transport.close()  # TLS cannot half-close; close() still flushes the answer
+
+    def _release(self) -> None:
+        if self._reserved_bytes:
+            self.plane.buffered_bytes -= self._reserved_bytes
+            self._reserved_bytes = 0
+
+    # --- deadlines, drain, hand-over
+
+    def on_deadline(self, now: float) -> None:  # noqa: ARG002 — every deadline takes the time
+        self.deadline = FOREVER
+        state = self._state
+        if state == BODY or (state == HEAD and self._buffer):
+            self._refuse_bytes(BadRequest(408, "the request was not sent in time"))
+        elif state == LINGER or self.transport.get_write_buffer_size():
+            self.transport.abort()
+        else:
+            self.transport.close()
+
+    def on_drain(self) -> None:
+        if self._state == HEAD and not self._buffer:
+            self.transport.close()
+
+    def _hand_over(self, data: bytes) -> None:
+        if self.plane.guard is None:
+            # the control plane is still being imported
+            self._buffer = data
+            self._searched_bytes = 0
+            self._state = BUSY
+            self.deadline = clock() + self.plane.limits.head_s
+            self.plane.await_guard(self)
+            return
+        self.plane.connections.discard(self)
+        self._state = GONE
+        protocol = self.plane.guard(self)
+        self.transport.set_protocol(protocol)
+        protocol.connection_made(self.transport)
+        protocol.data_received(data)
+
+    def guard_is_ready(self) -> None:
+        if self._state != BUSY:
+            return
+        self._state = HEAD
+        data, self._buffer = self._buffer, b""
+        if self._paused_reading:
+            self._paused_reading = False
+            self.transport.resume_reading()
+        self._hand_over(data)

@@ -1,0 +1,119 @@
+"""`/v1` endpoints that need no upstream: models, the calling key, the caller's own request records."""
+
+import difflib
+import time
+from typing import TYPE_CHECKING
+from urllib.parse import unquote
+
+import msgspec
+
+from potluck.model.snapshot import CompiledKey, CompiledModel, Snapshot
+from potluck.wire.dialects.openai_models import encode_model_list
+from potluck.wire.errors import RequestError, encode_error
+from potluck.wire.http1 import Head
+
+if TYPE_CHECKING:
+    from potluck.proxy.listener import Connection
+
+unix_s = time.time
+
+MODELS, MODEL, KEY, REQUEST = b"/v1/models", b"/v1/models/", b"/v1/key", b"/v1/requests/"
+
+
+def serves(path: bytes) -> bool:
+    """Whether `path` is one of these endpoints."""
+    return path in (MODELS, KEY) or (path.startswith((MODEL, REQUEST)) and path not in (MODEL, REQUEST))
+
+
+def allowed(key: CompiledKey, model: str) -> bool:
+    """Whether the key may use the public model name or pin `model`."""
+    return key.models is None or model in key.models
+
+
+def resolve(snapshot: Snapshot, name: str) -> CompiledModel | None:
+    """The model behind a name that a caller used: a declared model or alias exactly, else a pin `provider/model`."""
+    return snapshot.models.get(name) or snapshot.pins.get(name)
+
+
+def not_found(snapshot: Snapshot, key: CompiledKey, name: str) -> RequestError:
+    """The 404 for an unknown model, with near matches among those that the key may use."""
+    names = [known for known in snapshot.models if allowed(key, known)]
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    hint = f"; did you mean {' or '.join(near)}?" if near else "; GET /v1/models lists what there is"
+    return RequestError("model_not_found", f"there is no model {name!r} here{hint}", param="model")
+
+
+def not_allowed(name: str) -> RequestError:
+    return RequestError("model_not_allowed", f"this API key may not use the model {name!r}", param="model")
+
+
+def answer(connection: "Connection", head: Head, key: CompiledKey) -> None:
+    """Answer a request for which `serves` is true; the connection is told when it is finished."""
+    plane = connection.plane
+    path = head.path
+    request_id = plane.ids.next()
+    snapshot = plane.snapshots.current
+    if path == MODELS:
+        cards = [model.card for model in snapshot.models.values() if allowed(key, model.name)]
+        connection.answer(200, encode_model_list(cards), request_id)
+    elif path == KEY:
+        connection.answer(200, _key_card(key), request_id)
+    elif path.startswith(MODEL):
+        name = unquote(path[len(MODEL) :].decode("latin-1"))
+        model = resolve(snapshot, name)
+        if model is None:
+            refuse(connection, not_found(snapshot, key, name), request_id)
+        elif not allowed(key, name):
+            refuse(connection, not_allowed(name), request_id)
+        else:
+            connection.answer(200, model.card, request_id)
+    else:
+        _answer_record(connection, path[len(REQUEST) :].decode("latin-1"), key, request_id)
+
+
+def refuse(connection: "Connection", error: RequestError, request_id: str, fields: bytes = b"") -> None:
+    """Send a refusal in the dialect's envelope; count it."""
+    plane = connection.plane
+    plane.meter.refused(error.code)
+    if error.retry_after_s is not None:
+        fields += b"retry-after: %d\r\n" % max(1, -int(-error.retry_after_s // 1))
+    connection.answer(
+        error.status, encode_error(error.code, error.message, request_id, param=error.param), request_id, fields
+    )
+
+
+def _key_card(key: CompiledKey) -> bytes:
+    return msgspec.json.encode(
+        {
+            "object": "key",
+            "id": key.id,
+            "name": key.name,
+            "organisation": key.organisation_id,
+            "project": key.project,
+            "models": sorted(key.models) if key.models is not None else None,
+            "data_class": key.data_class,
+            "tags": key.tags,
+            "created": key.created_at_ms // 1000,
+            "expires": None if key.expires_at_s == float("inf") else int(key.expires_at_s),
+            "limits": [],
+            "budgets": [],
+        }
+    )
+
+
+def _answer_record(connection: "Connection", wanted: str, key: CompiledKey, request_id: str) -> None:
+    plane = connection.plane
+    missing = RequestError(
+        "unknown_url", f"there is no request {wanted[:80]!r} of this key; records appear within a second"
+    )
+    if plane.lookup is None:
+        refuse(connection, missing, request_id)
+        return
+
+    def found(record: bytes | None) -> None:
+        if record is None:
+            refuse(connection, missing, request_id)
+        else:
+            connection.answer(200, record, request_id)
+
+    plane.lookup(wanted, key.id, found)

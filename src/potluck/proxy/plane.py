@@ -1,0 +1,125 @@
+"""What all exchanges share: the snapshot, the upstreams, the recorder, the meter, the limits, and who is active."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from email.utils import formatdate
+from typing import TYPE_CHECKING
+
+from potluck.model.ids import RequestIds
+from potluck.ports import Meter, Recorder, SnapshotSource, Upstream
+from potluck.proxy.limits import PlaneLimits
+
+if TYPE_CHECKING:
+    from potluck.proxy.exchange import Exchange
+    from potluck.proxy.guarded import GuardedHttp
+    from potluck.proxy.listener import Connection
+
+RequestLookup = Callable[[str, str, Callable[[bytes | None], None]], None]
+"""`lookup(request_id, key_id, answer)`: the stored record of one of the key's own requests as JSON, or None"""
+
+
+class Plane:
+    """The data plane's shared state. Everything here lives on one event loop."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        snapshots: SnapshotSource,
+        upstreams: dict[str, Upstream],
+        recorder: Recorder,
+        meter: Meter,
+        *,
+        limits: PlaneLimits | None = None,
+        lookup: RequestLookup | None = None,
+        allowed_hosts: frozenset[bytes] | None = None,
+    ) -> None:
+        self.loop = loop
+        self.snapshots = snapshots
+        self.upstreams = upstreams
+        self.recorder = recorder
+        self.meter = meter
+        self.limits = limits or PlaneLimits()
+        self.lookup = lookup
+        self.allowed_hosts = allowed_hosts
+        """names under which the control plane answers (DNS rebinding); None: any"""
+        self.ids = RequestIds()
+        self.exchanges: set[Exchange] = set()
+        self.connections: set[Connection] = set()
+        self.guarded: set[GuardedHttp] = set()
+        self.draining = False
+        self.buffered_bytes = 0
+        self.date = b""
+        self._date_at = 0
+        self._guard: Callable[[Connection], asyncio.Protocol] | None = None
+        self._awaiting_guard: list[Connection] = []
+        self._idle: asyncio.Event = asyncio.Event()
+        self.sweep(time.monotonic())
+
+    # the control plane's protocol; it is imported after the data plane listens
+    @property
+    def guard(self) -> "Callable[[Connection], asyncio.Protocol] | None":
+        return self._guard
+
+    def set_guard(self, factory: "Callable[[Connection], asyncio.Protocol]") -> None:
+        """The control plane is ready: connections that asked for it meanwhile go on."""
+        self._guard = factory
+        waiting, self._awaiting_guard = self._awaiting_guard, []
+        for connection in waiting:
+            connection.guard_is_ready()
+
+    def await_guard(self, connection: "Connection") -> None:
+        self._awaiting_guard.append(connection)
+
+    def make_connection(self) -> "Connection":
+        """A protocol for a new connection, or for one that comes back from the control plane."""
+        from potluck.proxy.listener import Connection
+
+        return Connection(self)
+
+    def host_is_allowed(self, host: bytes) -> bool:
+        """Whether the control plane answers under this Host field."""
+        if self.allowed_hosts is None:
+            return True
+        name = host.lower()
+        name = name.partition(b"]")[0] + b"]" if name.startswith(b"[") else name.partition(b":")[0]
+        return name in self.allowed_hosts
+
+    def sweep(self, now: float) -> None:
+        """Run all deadlines; called ten times a second. One set is swept, instead of one timer per exchange."""
+        second = int(time.time())
+        if second != self._date_at:
+            self._date_at = second
+            self.date = formatdate(second, usegmt=True).encode()
+        for exchange in list(self.exchanges):
+            if now >= exchange.deadline:
+                exchange.on_deadline(now)
+        for connection in list(self.connections):
+            if now >= connection.deadline:
+                connection.on_deadline(now)
+        for guarded in list(self.guarded):
+            if now >= guarded.deadline:
+                guarded.on_deadline()
+
+    def exchange_ended(self, exchange: "Exchange") -> None:
+        self.exchanges.discard(exchange)
+        if self.draining and not self.exchanges:
+            self._idle.set()
+
+    async def drain(self, timeout_s: float) -> int:
+        """Refuse new requests, close idle connections, wait for running exchanges. Returns how many were left."""
+        self.draining = True
+        for connection in list(self.connections):
+            connection.on_drain()
+        for guarded in list(self.guarded):
+            guarded.on_drain()
+        if self.exchanges:
+            try:
+                async with asyncio.timeout(timeout_s):
+                    await self._idle.wait()
+            except TimeoutError:
+                pass
+        left = list(self.exchanges)
+        for exchange in left:
+            exchange.shut_down()
+        return len(left)

@@ -1,0 +1,86 @@
+"""From a decoded request to the ordered list of targets that may serve it, with a reason for each one left out."""
+
+import msgspec
+
+from potluck.model.price import NANOUSD_PER_USD
+from potluck.model.snapshot import CompiledKey, CompiledTarget, Snapshot
+from potluck.proxy.own_answers import allowed, not_allowed, not_found, resolve
+from potluck.wire.dialects.controls import Controls, MaxPrice
+from potluck.wire.dialects.envelope import Envelope
+from potluck.wire.errors import RequestError
+
+_OPENNESS = {"private": 0, "standard": 1, "open": 2}
+
+
+class Plan(msgspec.Struct, frozen=True, gc=False):
+    """Targets in the order in which they are tried; why others are not."""
+
+    targets: list[CompiledTarget]
+    left_out: list[tuple[str, str]]
+
+    def why_none(self) -> str:
+        """One sentence for the caller when no target is left."""
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in self.left_out)
+        return f"no target can serve this request ({reasons or 'the model has none'})"
+
+
+def plan(snapshot: Snapshot, key: CompiledKey, envelope: Envelope) -> Plan:
+    """Resolve the model and order its targets. Raises RequestError: unknown model, not allowed, looser than the key."""
+    name = envelope.model
+    model = resolve(snapshot, name)
+    if model is None:
+        raise not_found(snapshot, key, name)
+    if not allowed(key, name):
+        raise not_allowed(name)
+    controls = envelope.controls
+    data_class = key.data_class
+    if controls is not None and controls.data_class:
+        if _OPENNESS[controls.data_class] > _OPENNESS[data_class]:
+            message = f"this key's project allows data class {data_class!r} at most"
+            raise RequestError("policy_denied", message, param="potluck.data_class")
+        data_class = controls.data_class
+    capability = envelope.capability
+    if len(model.targets) == 1 and controls is None:
+        target = model.targets[0]
+        reason = _why_not(target, capability, data_class)
+        return Plan([], [(target.name, reason)]) if reason else Plan([target], [])
+    targets: list[CompiledTarget] = []
+    left_out: list[tuple[str, str]] = []
+    for target in model.targets:
+        reason = _why_not(target, capability, data_class) or (_filtered(target, controls) if controls else "")
+        if reason:
+            left_out.append((target.name, reason))
+        else:
+            targets.append(target)
+    return Plan(targets, left_out)
+
+
+def _why_not(target: CompiledTarget, capability: str, data_class: str) -> str:
+    if target.unroutable:
+        return target.unroutable
+    if capability not in target.heads:
+        return f"does not serve {capability}"
+    if data_class == "private" and not target.own:
+        return "data class private stays on own infrastructure"
+    return ""
+
+
+def _filtered(target: CompiledTarget, controls: Controls) -> str:
+    """Why the caller's own controls leave a target out; empty: they don't."""
+    names = {target.provider, target.name, "provider", *(("own",) if target.own else ())}
+    if controls.only is not None and names.isdisjoint(controls.only):
+        return "not among the request's `only`"
+    if controls.ignore is not None and not names.isdisjoint(controls.ignore):
+        return "among the request's `ignore`"
+    if controls.max_price is not None and _dearer(target, controls.max_price):
+        return "dearer than the request's `max_price`"
+    return ""
+
+
+def _dearer(target: CompiledTarget, bound: MaxPrice) -> bool:
+    price = target.price
+    if price is None:
+        return True
+    return (bound.input is not None and price.input > bound.input * NANOUSD_PER_USD) or (
+        bound.output is not None and price.output > bound.output * NANOUSD_PER_USD
+    )

@@ -1,0 +1,69 @@
+"""The streaming copy: upstream body bytes in, the caller's normalised events out. Knows the form, not the sockets.
+
+The form, whatever the upstream's was (`interfaces.md` §4): one `data: ` line per event, LF, identity, nothing after
+`[DONE]`. A `[DONE]` is never passed on by itself: the exchange writes the one that ends a complete answer.
+"""
+
+from potluck.model.price import Price
+from potluck.model.snapshot import CompiledTarget
+from potluck.wire.dialects.envelope import Envelope, StreamTap
+from potluck.wire.sse import SseReader, encode_event
+
+DONE = b"[DONE]"
+
+
+class Relay:
+    """One stream of one attempt. `feed` returns what to forward; the flags say where the stream stands."""
+
+    __slots__ = ("_named", "_read", "_reader", "done", "held", "tap")
+
+    def __init__(self, envelope: Envelope, target: CompiledTarget, price: Price | None, max_event_bytes: int) -> None:
+        self._reader = SseReader(max_event_bytes)
+        self.tap = StreamTap(
+            envelope.capability,
+            envelope.wants_usage,
+            envelope.n,
+            price,
+            one_choice_usage="one_choice_usage" in target.quirks,
+        )
+        self._read = self.tap.read
+        self._named = envelope.capability == "responses"
+        self.done = False
+        """the upstream said that it has said everything"""
+        self.held = b""
+        """what waits for the first content"""
+
+    def feed(self, data: bytes) -> bytes:
+        """Forwardable bytes of one upstream read. Raises SseError, MalformedAnswer; then nothing more may be fed."""
+        return self._forward(self._reader.feed(data))
+
+    def close(self) -> bytes:
+        """The upstream's body ended: what an unterminated last event amounts to."""
+        return self._forward(self._reader.close())
+
+    def _forward(self, events: list[tuple[bytes, bytes]]) -> bytes:
+        if len(events) == 1 and not self._named:
+            # the common case: one read, one event
+            payload = events[0][1]
+            if payload == DONE:
+                self.done = True
+                return b""
+            if self.done:
+                return b""
+            forward = self._read(payload)
+            return b"data: %s\n\n" % forward if forward is not None else b""
+        out = []
+        for name, payload in events:
+            if self.done:
+                break
+            if payload == DONE:
+                self.done = True
+                break
+            forward = self._read(payload, name)
+            if forward is not None:
+                out.append(encode_event(forward, name if self._named else b""))
+            if self.tap.error is not None:
+                break
+            if self._named and self.tap.finished:
+                self.done = True
+        return b"".join(out)

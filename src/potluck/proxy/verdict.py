@@ -1,0 +1,98 @@
+"""What the caller is told: pure functions from targets and failures to response fields and errors."""
+
+from typing import Any
+
+from potluck.model.price import nanousd_to_usd_text
+from potluck.model.snapshot import CompiledTarget
+from potluck.model.usage import AttemptRecord, Outcome
+from potluck.ports import Failure
+from potluck.wire.errors import RequestError
+from potluck.wire.sse import encode_comment
+
+ROUTE = b"default"
+"""the rule that applies while no routing rules exist: the model's targets in their order"""
+
+_OUTCOMES: dict[str, Outcome] = {
+    "upstream_error": "upstream_error",
+    "upstream_truncated": "upstream_truncated",
+    "upstream_timeout": "upstream_timeout",
+    "upstream_rate_limited": "upstream_rate_limited",
+    "no_target_available": "no_target",
+    "invalid_request": "caller_error",
+    "request_too_large": "caller_error",
+    "accounting_unavailable": "policy",
+    "overloaded": "shutdown",
+}
+
+
+def stream_fields(target: CompiledTarget | None, attempts: int) -> bytes:
+    """Potluck's response fields that are known when an answer begins."""
+    assert target is not None
+    return b"x-potluck-target: %s\r\nx-potluck-route: %s\r\nx-potluck-attempts: %d\r\nx-potluck-cache: off\r\n" % (
+        target.name.encode(),
+        ROUTE,
+        attempts,
+    )
+
+
+def answer_fields(target: CompiledTarget | None, attempts: int, cost: int | None, overhead_us: int) -> bytes:
+    """Potluck's response fields of a whole answer. No cost field when the target has no price."""
+    fields = b"%sx-potluck-overhead-us: %d\r\n" % (stream_fields(target, attempts), overhead_us)
+    if cost is None:
+        return fields
+    return b"%sx-potluck-cost-usd: %s\r\n" % (fields, nanousd_to_usd_text(cost).encode())
+
+
+def error_fields(error: RequestError, attempts: int) -> bytes:
+    """Response fields of an error answer."""
+    fields = b"x-potluck-attempts: %d\r\n" % attempts
+    if error.retry_after_s is not None:
+        fields += b"retry-after: %d\r\n" % max(1, -int(-error.retry_after_s // 1))
+    return fields
+
+
+def late_comment(target: CompiledTarget | None, attempts: int) -> bytes:
+    """Target and attempts as a comment, for a stream whose head went out before they were known."""
+    assert target is not None
+    return encode_comment(f"x-potluck-target: {target.name}, x-potluck-attempts: {attempts}")
+
+
+def outcome_of(code: str) -> Outcome:
+    """The record's outcome for an error code told to the caller."""
+    return _OUTCOMES[code]
+
+
+def total_cost(attempts: list[AttemptRecord]) -> int | None:
+    """The sum over the attempts that have a cost; None when none has."""
+    if len(attempts) == 1:
+        return attempts[0].cost_nanousd
+    costs = [attempt.cost_nanousd for attempt in attempts if attempt.cost_nanousd is not None]
+    return sum(costs) if costs else None
+
+
+def of_stream_error(error: dict[str, Any]) -> Failure:
+    """An error event inside a stream, by what it calls itself. Its text stays here: it may name accounts."""
+    said = f"{error.get('code', '')} {error.get('type', '')} {error.get('status', '')}".lower()
+    if "rate_limit" in said or "429" in said or "insufficient_quota" in said:
+        return Failure("key_limited", "stream", "reported a rate limit inside its stream")
+    return Failure("target_down", "stream", "reported an error inside its stream", truncated=False)
+
+
+def of_failures(failures: list[tuple[str, Failure]]) -> RequestError:
+    """What the caller is told when every allowed target failed: how many, and the class of each."""
+    last = failures[-1][1]
+    if last.error_class == "caller_fault":
+        code = "request_too_large" if last.status == 413 else "invalid_request"
+        return RequestError(code, last.detail)
+    classes = {failure.error_class for _, failure in failures}
+    told = "; ".join(f"{name} {failure.detail} ({failure.error_class})" for name, failure in failures)
+    count = "the only target failed" if len(failures) == 1 else f"all {len(failures)} targets tried failed"
+    message = f"{count}: {told}"
+    if classes == {"key_limited"}:
+        waits = [failure.retry_after_s for _, failure in failures if failure.retry_after_s is not None]
+        return RequestError("upstream_rate_limited", message, retry_after_s=min(waits, default=1.0))
+    if classes == {"target_slow"}:
+        return RequestError("upstream_timeout", message)
+    if last.truncated:
+        return RequestError("upstream_truncated", message)
+    return RequestError("upstream_error", message)
