@@ -1,7 +1,8 @@
 """The tables of `potluck.db`, once, for every database. Times are unix milliseconds; lists and prices are JSON text.
 
-Every row that belongs to somebody carries its organisation. `origin` says who made an object (`api`, `file`,
-`first_start`): what came from a file is changed by the next `config apply` only.
+Every row that belongs to somebody carries its organisation. `origin` says who looks after an object (`api`, `file`,
+`first_start`): what a file looks after is changed by the next `config apply` only. `maker` is its first origin: when a
+file lets go of an object, it is removed if a file made it, and else goes back to its maker.
 """
 
 import sqlalchemy as sa
@@ -29,11 +30,12 @@ def _name() -> sa.Column[str]:
     return sa.Column("name", sa.Text, nullable=False)
 
 
-def _made() -> tuple[sa.Column[int], sa.Column[int], sa.Column[str]]:
+def _made() -> tuple[sa.Column[int], sa.Column[int], sa.Column[str], sa.Column[str]]:
     return (
         sa.Column("created_at_ms", sa.BigInteger, nullable=False),
         sa.Column("updated_at_ms", sa.BigInteger, nullable=False),
         sa.Column("origin", sa.Text, nullable=False, server_default="api"),
+        sa.Column("maker", sa.Text, nullable=False, server_default="api"),
     )
 
 
@@ -176,17 +178,6 @@ prices = sa.Table(
     sa.Column("price", sa.Text, nullable=False),
     *_made(),
     sa.UniqueConstraint("organisation_id", "model"),
-)
-
-settings = sa.Table(
-    "settings",
-    metadata,
-    _organisation(),
-    sa.Column("name", sa.Text, nullable=False),
-    sa.Column("value", sa.Text, nullable=False),
-    sa.Column("updated_at_ms", sa.BigInteger, nullable=False),
-    sa.Column("origin", sa.Text, nullable=False, server_default="api"),
-    sa.PrimaryKeyConstraint("organisation_id", "name"),
 )
 
 idempotency_keys = sa.Table(

@@ -57,6 +57,7 @@ CREATE TABLE admin_tokens (
 	created_at_ms BIGINT NOT NULL, 
 	updated_at_ms BIGINT NOT NULL, 
 	origin TEXT DEFAULT 'api' NOT NULL, 
+	maker TEXT DEFAULT 'api' NOT NULL, 
 	CONSTRAINT pk_admin_tokens PRIMARY KEY (id), 
 	CONSTRAINT fk_admin_tokens_organisation_id FOREIGN KEY(organisation_id) REFERENCES organisations (id), 
 	CONSTRAINT uq_admin_tokens_hash UNIQUE (hash)
@@ -70,6 +71,7 @@ CREATE TABLE models (
 	created_at_ms BIGINT NOT NULL, 
 	updated_at_ms BIGINT NOT NULL, 
 	origin TEXT DEFAULT 'api' NOT NULL, 
+	maker TEXT DEFAULT 'api' NOT NULL, 
 	CONSTRAINT pk_models PRIMARY KEY (id), 
 	CONSTRAINT fk_models_organisation_id FOREIGN KEY(organisation_id) REFERENCES organisations (id), 
 	CONSTRAINT uq_models_organisation_id_name UNIQUE (organisation_id, name)
@@ -83,6 +85,7 @@ CREATE TABLE prices (
 	created_at_ms BIGINT NOT NULL, 
 	updated_at_ms BIGINT NOT NULL, 
 	origin TEXT DEFAULT 'api' NOT NULL, 
+	maker TEXT DEFAULT 'api' NOT NULL, 
 	CONSTRAINT pk_prices PRIMARY KEY (id), 
 	CONSTRAINT fk_prices_organisation_id FOREIGN KEY(organisation_id) REFERENCES organisations (id), 
 	CONSTRAINT uq_prices_organisation_id_model UNIQUE (organisation_id, model)
@@ -96,6 +99,7 @@ CREATE TABLE projects (
 	created_at_ms BIGINT NOT NULL, 
 	updated_at_ms BIGINT NOT NULL, 
 	origin TEXT DEFAULT 'api' NOT NULL, 
+	maker TEXT DEFAULT 'api' NOT NULL, 
 	CONSTRAINT pk_projects PRIMARY KEY (id), 
 	CONSTRAINT fk_projects_organisation_id FOREIGN KEY(organisation_id) REFERENCES organisations (id), 
 	CONSTRAINT uq_projects_organisation_id_name UNIQUE (organisation_id, name)
@@ -115,19 +119,10 @@ CREATE TABLE providers (
 	created_at_ms BIGINT NOT NULL, 
 	updated_at_ms BIGINT NOT NULL, 
 	origin TEXT DEFAULT 'api' NOT NULL, 
+	maker TEXT DEFAULT 'api' NOT NULL, 
 	CONSTRAINT pk_providers PRIMARY KEY (id), 
 	CONSTRAINT fk_providers_organisation_id FOREIGN KEY(organisation_id) REFERENCES organisations (id), 
 	CONSTRAINT uq_providers_organisation_id_name UNIQUE (organisation_id, name)
-);
-
-CREATE TABLE settings (
-	organisation_id TEXT NOT NULL, 
-	name TEXT NOT NULL, 
-	value TEXT NOT NULL, 
-	updated_at_ms BIGINT NOT NULL, 
-	origin TEXT DEFAULT 'api' NOT NULL, 
-	CONSTRAINT pk_settings PRIMARY KEY (organisation_id, name), 
-	CONSTRAINT fk_settings_organisation_id FOREIGN KEY(organisation_id) REFERENCES organisations (id)
 );
 
 CREATE TABLE api_keys (
@@ -147,6 +142,7 @@ CREATE TABLE api_keys (
 	created_at_ms BIGINT NOT NULL, 
 	updated_at_ms BIGINT NOT NULL, 
 	origin TEXT DEFAULT 'api' NOT NULL, 
+	maker TEXT DEFAULT 'api' NOT NULL, 
 	CONSTRAINT pk_api_keys PRIMARY KEY (id), 
 	CONSTRAINT fk_api_keys_organisation_id FOREIGN KEY(organisation_id) REFERENCES organisations (id), 
 	CONSTRAINT fk_api_keys_project_id FOREIGN KEY(project_id) REFERENCES projects (id), 
@@ -170,6 +166,7 @@ CREATE TABLE credentials (
 	created_at_ms BIGINT NOT NULL, 
 	updated_at_ms BIGINT NOT NULL, 
 	origin TEXT DEFAULT 'api' NOT NULL, 
+	maker TEXT DEFAULT 'api' NOT NULL, 
 	CONSTRAINT pk_credentials PRIMARY KEY (id), 
 	CONSTRAINT fk_credentials_organisation_id FOREIGN KEY(organisation_id) REFERENCES organisations (id), 
 	CONSTRAINT fk_credentials_provider_id FOREIGN KEY(provider_id) REFERENCES providers (id) ON DELETE CASCADE, 
@@ -197,6 +194,7 @@ CREATE TABLE targets (
 	created_at_ms BIGINT NOT NULL, 
 	updated_at_ms BIGINT NOT NULL, 
 	origin TEXT DEFAULT 'api' NOT NULL, 
+	maker TEXT DEFAULT 'api' NOT NULL, 
 	CONSTRAINT pk_targets PRIMARY KEY (id), 
 	CONSTRAINT fk_targets_model_id FOREIGN KEY(model_id) REFERENCES models (id) ON DELETE CASCADE, 
 	CONSTRAINT fk_targets_organisation_id FOREIGN KEY(organisation_id) REFERENCES organisations (id), 

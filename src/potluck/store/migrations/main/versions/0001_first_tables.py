@@ -64,6 +64,7 @@ def upgrade() -> None:
         sa.Column("created_at_ms", sa.BigInteger(), nullable=False),
         sa.Column("updated_at_ms", sa.BigInteger(), nullable=False),
         sa.Column("origin", sa.Text(), server_default="api", nullable=False),
+        sa.Column("maker", sa.Text(), server_default="api", nullable=False),
         sa.ForeignKeyConstraint(
             ["organisation_id"], ["organisations.id"], name=op.f("fk_admin_tokens_organisation_id")
         ),
@@ -79,6 +80,7 @@ def upgrade() -> None:
         sa.Column("created_at_ms", sa.BigInteger(), nullable=False),
         sa.Column("updated_at_ms", sa.BigInteger(), nullable=False),
         sa.Column("origin", sa.Text(), server_default="api", nullable=False),
+        sa.Column("maker", sa.Text(), server_default="api", nullable=False),
         sa.ForeignKeyConstraint(["organisation_id"], ["organisations.id"], name=op.f("fk_models_organisation_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_models")),
         sa.UniqueConstraint("organisation_id", "name", name=op.f("uq_models_organisation_id_name")),
@@ -92,6 +94,7 @@ def upgrade() -> None:
         sa.Column("created_at_ms", sa.BigInteger(), nullable=False),
         sa.Column("updated_at_ms", sa.BigInteger(), nullable=False),
         sa.Column("origin", sa.Text(), server_default="api", nullable=False),
+        sa.Column("maker", sa.Text(), server_default="api", nullable=False),
         sa.ForeignKeyConstraint(["organisation_id"], ["organisations.id"], name=op.f("fk_prices_organisation_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_prices")),
         sa.UniqueConstraint("organisation_id", "model", name=op.f("uq_prices_organisation_id_model")),
@@ -105,6 +108,7 @@ def upgrade() -> None:
         sa.Column("created_at_ms", sa.BigInteger(), nullable=False),
         sa.Column("updated_at_ms", sa.BigInteger(), nullable=False),
         sa.Column("origin", sa.Text(), server_default="api", nullable=False),
+        sa.Column("maker", sa.Text(), server_default="api", nullable=False),
         sa.ForeignKeyConstraint(["organisation_id"], ["organisations.id"], name=op.f("fk_projects_organisation_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_projects")),
         sa.UniqueConstraint("organisation_id", "name", name=op.f("uq_projects_organisation_id_name")),
@@ -124,19 +128,10 @@ def upgrade() -> None:
         sa.Column("created_at_ms", sa.BigInteger(), nullable=False),
         sa.Column("updated_at_ms", sa.BigInteger(), nullable=False),
         sa.Column("origin", sa.Text(), server_default="api", nullable=False),
+        sa.Column("maker", sa.Text(), server_default="api", nullable=False),
         sa.ForeignKeyConstraint(["organisation_id"], ["organisations.id"], name=op.f("fk_providers_organisation_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_providers")),
         sa.UniqueConstraint("organisation_id", "name", name=op.f("uq_providers_organisation_id_name")),
-    )
-    op.create_table(
-        "settings",
-        sa.Column("organisation_id", sa.Text(), nullable=False),
-        sa.Column("name", sa.Text(), nullable=False),
-        sa.Column("value", sa.Text(), nullable=False),
-        sa.Column("updated_at_ms", sa.BigInteger(), nullable=False),
-        sa.Column("origin", sa.Text(), server_default="api", nullable=False),
-        sa.ForeignKeyConstraint(["organisation_id"], ["organisations.id"], name=op.f("fk_settings_organisation_id")),
-        sa.PrimaryKeyConstraint("organisation_id", "name", name=op.f("pk_settings")),
     )
     op.create_table(
         "api_keys",
@@ -156,6 +151,7 @@ def upgrade() -> None:
         sa.Column("created_at_ms", sa.BigInteger(), nullable=False),
         sa.Column("updated_at_ms", sa.BigInteger(), nullable=False),
         sa.Column("origin", sa.Text(), server_default="api", nullable=False),
+        sa.Column("maker", sa.Text(), server_default="api", nullable=False),
         sa.ForeignKeyConstraint(["organisation_id"], ["organisations.id"], name=op.f("fk_api_keys_organisation_id")),
         sa.ForeignKeyConstraint(["project_id"], ["projects.id"], name=op.f("fk_api_keys_project_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_api_keys")),
@@ -185,6 +181,7 @@ def upgrade() -> None:
         sa.Column("created_at_ms", sa.BigInteger(), nullable=False),
         sa.Column("updated_at_ms", sa.BigInteger(), nullable=False),
         sa.Column("origin", sa.Text(), server_default="api", nullable=False),
+        sa.Column("maker", sa.Text(), server_default="api", nullable=False),
         sa.ForeignKeyConstraint(["organisation_id"], ["organisations.id"], name=op.f("fk_credentials_organisation_id")),
         sa.ForeignKeyConstraint(
             ["provider_id"], ["providers.id"], name=op.f("fk_credentials_provider_id"), ondelete="CASCADE"
@@ -216,6 +213,7 @@ def upgrade() -> None:
         sa.Column("created_at_ms", sa.BigInteger(), nullable=False),
         sa.Column("updated_at_ms", sa.BigInteger(), nullable=False),
         sa.Column("origin", sa.Text(), server_default="api", nullable=False),
+        sa.Column("maker", sa.Text(), server_default="api", nullable=False),
         sa.ForeignKeyConstraint(["model_id"], ["models.id"], name=op.f("fk_targets_model_id"), ondelete="CASCADE"),
         sa.ForeignKeyConstraint(["organisation_id"], ["organisations.id"], name=op.f("fk_targets_organisation_id")),
         sa.ForeignKeyConstraint(["provider_id"], ["providers.id"], name=op.f("fk_targets_provider_id")),
@@ -244,7 +242,6 @@ def downgrade() -> None:
         batch_op.drop_index(batch_op.f("ix_api_keys_project_id"))
 
     op.drop_table("api_keys")
-    op.drop_table("settings")
     op.drop_table("providers")
     op.drop_table("projects")
     op.drop_table("prices")
