@@ -1,0 +1,24 @@
+"""The command line: `potluck`.
+
+In here: `app` (the tree of commands, loaded one by one, and how errors end), `session` (global options: which gateway,
+which token, how to print), `gateway` (the admin API's client, standard library only), `output` (tables and JSON) and
+`commands/`, one module per noun.
+Never: logic that the admin API lacks; a secret in the output of `list` or `show`; Rich, SQL or the serving rooms
+imported for a command that does not need them.
+Start with `app.py`. Exit status: 0 done, 1 failed, 2 usage, 3 could not connect.
+"""
+
+import sys
+
+
+def main() -> int:
+    """Entry point of the `potluck` script; returns the exit status."""
+    if sys.argv[1:] == ["--version"]:
+        # shells and health checks ask for this often: 3 ms instead of 60
+        from potluck import __version__
+
+        sys.stdout.write(f"potluck {__version__}\n")
+        return 0
+    from potluck.cli.app import run
+
+    return run(sys.argv[1:])

@@ -1,0 +1,28 @@
+"""`potluck version`."""
+
+import platform
+
+import click
+
+from potluck import __version__
+from potluck.cli.failure import Failure
+from potluck.cli.session import Command, current
+
+
+@click.command(cls=Command)
+def version() -> None:
+    """Show the version of this program and, if one answers, of the gateway."""
+    session = current()
+    gateway: str | None = None
+    try:
+        answer = session.gateway.send("GET", "/healthz")
+        found = answer.json() if answer.status == 200 else None
+        gateway = str(found["version"]) if isinstance(found, dict) and "version" in found else None
+    except Failure:
+        gateway = None
+    said = {"version": __version__, "python": platform.python_version(), "url": session.url, "gateway": gateway}
+    if session.json:
+        session.output.data(said)
+        return
+    session.output.line(f"potluck {__version__} (Python {said['python']})")
+    session.output.line(f"gateway at {session.url}: {gateway or 'no answer'}")
