@@ -68,6 +68,7 @@ class Head:
 
     def on_header(self, name: bytes, value: bytes) -> None:
         name = name.lower()
+        value = value.rstrip(b" \t")  # llhttp takes off what comes before a value only
         headers = self.headers
         if name in headers:
             if name in _SINGLETONS:
@@ -90,8 +91,9 @@ def find_head_end(buffer: bytes | bytearray, searched_bytes: int = 0) -> int:
         return end + 4
     if len(buffer) > MAX_HEAD_BYTES:
         raise BadRequest(431, f"the request head is larger than {MAX_HEAD_BYTES} bytes")
-    lone = buffer.find(b"\n", max(0, searched_bytes - 1))
-    if lone == 0 or (lone > 0 and buffer[lone - 1] != 0x0D):
+    # a CR that ended the last read goes with the LF that begins this one
+    start = searched_bytes - 1 if searched_bytes and buffer[searched_bytes - 1] == 0x0D else searched_bytes
+    if buffer.count(b"\n", start) != buffer.count(b"\r\n", start):
         raise BadRequest(400, "a line of the request head does not end with CRLF")
     return -1
 
