@@ -245,8 +245,9 @@ def load_settings(options: Mapping[str, object], env: Mapping[str, str]) -> Sett
     tree["home"] = home_directory(tree.get("home"), env)
     tree["log"], tree["limits"] = LogSettings(**tree["log"]), LimitSettings(**tree["limits"])
     settings = Settings(**tree)
+    variables = {setting.name: setting.env for setting in describe()}
     if wrong := _check(settings):
-        raise ConfigError([Problem(message, source=origins.get(name, name)) for name, message in wrong])
+        raise ConfigError([Problem(message, source=origins.get(name) or variables[name]) for name, message in wrong])
     return msgspec.structs.replace(
         settings,
         trusted_proxies=tuple(str(ipaddress.ip_network(each, strict=False)) for each in settings.trusted_proxies),
@@ -286,7 +287,7 @@ def _check(settings: Settings) -> list[tuple[str, str]]:
             wrong.append((name, f"does not have the shape {prefix} followed by 46 letters and digits"))
     if settings.limits.buffered_bodies_bytes < settings.limits.max_body_bytes:
         wrong.append(
-            ("limits.buffered_bodies_bytes", "is less than one largest body (limits.max_body_bytes): raise it")
+            ("limits.buffered_bodies_bytes", "is less than one largest body: raise it, or lower POTLUCK_MAX_BODY_BYTES")
         )
     return wrong
 
