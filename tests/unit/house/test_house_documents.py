@@ -1,0 +1,73 @@
+"""The documents: decision records have their head, links lead somewhere, generated pages are current."""
+
+import re
+import runpy
+from datetime import date
+from pathlib import Path
+
+import pytest
+from tree import ROOT, shown, tracked_files
+
+DECISIONS = sorted((ROOT / "docs" / "decisions").glob("[0-9]*.md"))
+DOCUMENTS = [path for path in tracked_files() if path.suffix == ".md"]
+OUTSIDE = re.compile(r"[a-z]+:|#")
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+HEAD = re.compile(
+    r"# (\d{4}): \S.*\n\n\| Date \| Status \| Tags \|\n\| --- \| --- \| --- \|\n\| (\S+) \| (\w+) \| (.+) \|\n"
+)
+TARGETS = ("install", "serve", "test", "test-long", "bench", "lint", "fmt", "lock", "clean")
+
+
+@pytest.mark.parametrize("path", DECISIONS, ids=lambda path: path.stem)
+def test_a_decision_record_has_its_head_and_parts(path: Path) -> None:
+    """A record opens with number, title, date, status and tags, and has its four parts."""
+    text = path.read_text(encoding="utf-8")
+    head = HEAD.match(text)
+    assert head, f"{shown(path)} does not open with the header table"
+    number, day, status, tags = head.groups()
+    assert path.name.startswith(number)
+    assert date.fromisoformat(day)
+    assert status in {"accepted", "superseded", "rejected"}
+    assert all(re.fullmatch(r"[a-z-]+", tag) for tag in tags.split(", "))
+    assert re.findall(r"^## (\w+)$", text, re.MULTILINE) == ["Context", "Options", "Decision", "Consequences"]
+
+
+def test_decision_records_are_numbered_without_gaps() -> None:
+    """Records count up from 0001, and the folder's list names each."""
+    assert [int(path.name[:4]) for path in DECISIONS] == list(range(1, len(DECISIONS) + 1))
+    listed = (ROOT / "docs" / "decisions" / "README.md").read_text(encoding="utf-8")
+    assert [path.name for path in DECISIONS if path.name not in listed] == []
+
+
+def test_links_between_documents_lead_somewhere() -> None:
+    """Every relative link in a document names a file of the tree."""
+    broken = []
+    for document in DOCUMENTS:
+        links = [link for link in LINK.findall(document.read_text(encoding="utf-8")) if not OUTSIDE.match(link)]
+        broken += [
+            f"{shown(document)}: {link}" for link in links if not (document.parent / link.split("#")[0]).exists()
+        ]
+    assert broken == []
+
+
+def test_the_page_of_error_codes_is_current() -> None:
+    """docs/reference/error-codes.md is what the table in wire/errors.py makes of it."""
+    page = runpy.run_path(str(ROOT / "scripts" / "error-codes"))["page"]()
+    assert (ROOT / "docs" / "reference" / "error-codes.md").read_text(encoding="utf-8") == page
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_the_makefile_has_every_promised_target(target: str) -> None:
+    """The commands that README and CONTRIBUTING name are targets."""
+    assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+
+
+def test_the_changelog_has_a_section_for_what_is_to_come() -> None:
+    """CHANGELOG.md keeps an Unreleased section on top."""
+    headings = re.findall(r"^## (.+)$", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert headings[0] == "Unreleased"
+
+
+def test_the_readme_stays_short() -> None:
+    """A newcomer reads README.md in five minutes: 150 lines at most."""
+    assert (ROOT / "README.md").read_text(encoding="utf-8").count("\n") <= 150
