@@ -12,6 +12,8 @@ DEV := $(VENV)/.installed-dev
 COMPONENTS := $(VENV)/.installed-components
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --no-input
 WORKERS ?= 2
+# the built-in model's file is fetched once per checkout; every home gets a link of its own
+export POTLUCK_MODEL_CACHE ?= $(CURDIR)/$(VENV)/models
 BENCH_ARGS ?=
 PYTEST_ARGS ?=
 

@@ -6,7 +6,7 @@ from datetime import date
 from pathlib import Path
 
 import pytest
-from tree import ROOT, shown, tracked_files
+from house_tree import ROOT, shown, tracked_files
 
 DECISIONS = sorted((ROOT / "docs" / "decisions").glob("[0-9]*.md"))
 DOCUMENTS = [path for path in tracked_files() if path.suffix == ".md"]

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
-from tree import PACKAGE, ROOT, imported_names, parse, python_files, shown, tracked_files
+from house_tree import PACKAGE, ROOT, imported_names, parse, python_files, shown, tracked_files
 
 NAMELESS = {"utils", "util", "helpers", "helper", "common", "manager", "managers", "base", "misc"}
 ROOMS = sorted(path.parent.name for path in PACKAGE.glob("*/__init__.py"))

@@ -4,7 +4,7 @@ import re
 import tomllib
 
 import pytest
-from tree import ROOT, shown, tracked_files
+from house_tree import ROOT, shown, tracked_files
 
 LOCKS = {name: (ROOT / "requirements" / f"{name}.txt").read_text(encoding="utf-8") for name in ("serve", "dev")}
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
