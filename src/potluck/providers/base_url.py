@@ -44,8 +44,6 @@ def parse_base_url(text: str) -> BaseUrl:
     if not _is_host(host):
         raise ValueError("the base URL names no valid host: write it like https://api.example.com/v1")
     tls = parts.scheme == "https"
-    if port == 0:
-        raise ValueError("port 0 cannot be called")
     path = parts.path.rstrip("/")
     if any(segment in (".", "..") for segment in path.split("/")) or "//" in path:
         raise ValueError("the path of a base URL must not have empty or dotted segments")

@@ -1,7 +1,8 @@
 """Known departures of targets from OpenAI's dialect, by host. A quirk is a name; what it changes is written here.
 
-- `one_choice_usage`: with several choices, usage counts one of them (llama.cpp). In streams each choice reports its
-  own count, and they are added up, exactly; in whole answers the others are estimated by their size, and marked.
+- `one_choice_usage`: with several choices, usage counts one of them (llama.cpp, whose answers are also known by their
+  `timings`). In streams each choice reports its own count, and they are added up, exactly; in whole answers the others
+  are estimated by their size, and marked.
 - `no_stream_usage`: `stream_options` is refused or unknown. It is neither added nor forwarded; usage is read from
   wherever the target puts it.
 - `responses_ok`: speaks `/v1/responses` completely, so that it may be passed through.
@@ -10,7 +11,7 @@
 import msgspec
 
 from potluck.model.resources import Capability
-from potluck.providers.base_url import BaseUrl
+from potluck.providers.base_url import BaseUrl, parse_base_url
 
 QUIRKS = ("one_choice_usage", "no_stream_usage", "responses_ok")
 
@@ -29,8 +30,9 @@ LLAMA_CPP = frozenset(("one_choice_usage",))
 """for every llama.cpp server, the built-in model's among them"""
 
 
-def quirks_of(url: BaseUrl, *, llama_cpp: bool = False) -> frozenset[str]:
-    """The quirks of the target behind `url`. `llama_cpp`: it is known to be a llama.cpp server."""
+def quirks_of(base_url: str | BaseUrl, *, llama_cpp: bool = False) -> frozenset[str]:
+    """The quirks of the target there. `llama_cpp`: it is known to be a llama.cpp server. Raises as `parse_base_url`."""
+    url = parse_base_url(base_url) if isinstance(base_url, str) else base_url
     host = _HOSTS.get(url.host)
     quirks = host.quirks if host is not None else frozenset[str]()
     return quirks | LLAMA_CPP if llama_cpp else quirks

@@ -18,11 +18,11 @@ _PATTERNS = (
     re.compile(r"\b(?:org|proj|acct|user|key|req|resp|team)[-_](?=[\w-]*[\dA-Z])[\w-]{6,}"),
     re.compile(r"\bAIza[\w-]{10,}"),
     re.compile(r"\b(?:\d{1,3}\.){3}\d{1,3}(?::\d+)?\b"),
-    re.compile(r"\[[0-9a-f:]{4,}\](?::\d+)?", re.IGNORECASE),
-    re.compile(r"\b(?:[0-9a-f]{1,4}:){3,7}[0-9a-f]{0,4}\b", re.IGNORECASE),
+    re.compile(r"\[[0-9a-f:]{3,}\](?::\d+)?", re.IGNORECASE),
+    re.compile(r"(?<![\w:])(?:(?:[0-9a-f]{1,4}:){3,7}|[0-9a-f:]{0,35}::)[0-9a-f:.]{0,40}", re.IGNORECASE),
     re.compile(r"\b[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}\b", re.IGNORECASE),
     re.compile(
-        r"\b(?:localhost|[\w-]{1,63}(?:\.[\w-]{1,63}){0,5}\.(?:com|net|org|io|ai|dev|cloud|local|internal|lan|corp))"
+        r"(?<![\w.-])(?:localhost|[\w-]{1,63}(?:\.[\w-]{1,63}){0,5}\.(?:com|net|org|io|ai|dev|cloud|local|internal|lan|corp))"
         r"(?::\d+)?(?:/[^\s\"']*)?(?!\w)",
         re.IGNORECASE,
     ),

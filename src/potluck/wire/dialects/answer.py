@@ -85,13 +85,24 @@ class ResponseObject(msgspec.Struct):
         return "length" if reason in ("max_output_tokens", None) else reason
 
 
+class _Timings(msgspec.Struct):
+    predicted_n: int
+
+
+class _Timed(msgspec.Struct):
+    timings: _Timings | None = None
+
+
+_decode_timings = msgspec.json.Decoder(_Timed).decode
 _decode_answer = msgspec.json.Decoder(_Answer).decode
 _decode_embeddings = msgspec.json.Decoder(_Embeddings).decode
 _decode_response = msgspec.json.Decoder(ResponseObject).decode
 
 
-def read_response(capability: Capability, body: bytes, one_choice_usage: bool = False) -> ResponseFacts:
-    """What `body` says. Raises `MalformedAnswer` if it is not a JSON object of the dialect."""
+def read_response(
+    capability: Capability, body: bytes, one_choice_usage: bool = False, prompts: int = 1
+) -> ResponseFacts:
+    """What `body` says. `prompts` as in the envelope. Raises `MalformedAnswer`: not a JSON object of the dialect."""
     check_utf8(body)
     if capability == "embeddings":
         return _read_embeddings(body)
@@ -109,8 +120,8 @@ def read_response(capability: Capability, body: bytes, one_choice_usage: bool = 
     if finish_reason == "error":
         return _failure({"message": "finish_reason error"}, body, "")
     said = sum([content_bytes(choice) for choice in choices])
-    if one_choice_usage and usage is not None and len(choices) > 1:
-        usage = _for_all_choices(usage, [content_bytes(choice) for choice in choices])
+    if len(choices) > 1 and usage is not None and (one_choice_usage or counts_one_choice(body, usage)):
+        usage = _for_all_choices(usage, [content_bytes(choice) for choice in choices], prompts)
         body = with_usage(body, usage)
     empty = not said and (usage is None or not usage.output_tokens) and finish_reason != "content_filter"
     return ResponseFacts(usage, finish_reason, empty, None, body)
@@ -160,6 +171,18 @@ def content_bytes(choice: Choice) -> int:
         if name not in UNSAID and (value := bytes(raw)) not in NOTHING:
             size += len(value) - 2
     return size
+
+
+def counts_one_choice(body: bytes, usage: TokenUsage) -> bool:
+    """Whether the usage of an answer or chunk with several choices is that of one: llama.cpp's `timings` tell.
+
+    They count the tokens of one choice. Should its `usage` come to count all of them, the two will differ.
+    """
+    try:
+        timings = _decode_timings(body).timings
+    except DECODE_ERRORS:
+        return False
+    return timings is not None and timings.predicted_n == usage.output_tokens
 
 
 def check_utf8(body: bytes) -> None:
@@ -242,11 +265,13 @@ def _read_responses(body: bytes) -> ResponseFacts:
     return ResponseFacts(usage, reason, empty, None, body)
 
 
-def _for_all_choices(usage: TokenUsage, sizes: list[int]) -> TokenUsage:
-    """The usage of the first choice, extended to all by their sizes; hence estimated."""
+def _for_all_choices(usage: TokenUsage, sizes: list[int], prompts: int) -> TokenUsage:
+    """The usage of the first choice and prompt, extended to all by their sizes; hence estimated."""
     first = sizes[0] or 1
     output = sum([max(1, round(usage.output_tokens * size / first)) for size in sizes])
-    return msgspec.structs.replace(usage, output_tokens=output, estimated=True)
+    return msgspec.structs.replace(
+        usage, input_tokens=usage.input_tokens * prompts, output_tokens=output, estimated=True
+    )
 
 
 def lenient_response(value: dict[str, Any]) -> ResponseObject:

@@ -48,7 +48,8 @@ _decode_n = msgspec.json.Decoder(Annotated[int, msgspec.Meta(ge=1, le=128)] | No
 _decode_controls = msgspec.json.Decoder(Controls | None).decode
 _encode = msgspec.json.encode
 
-_NULL = Raw(b"null")
+_AT_LEAST_1 = "an integer of at least 1"
+_N = "an integer from 1 to 128"
 _USAGE_ASKED = Raw(b'{"include_usage":true}')
 
 
@@ -65,7 +66,9 @@ class Envelope(msgspec.Struct):
     tags: tuple[str, ...] = ()
     max_output_tokens: int | None = None
     n: int = 1
-    """choices that a whole answer has: `n`, times the number of prompts for completions"""
+    """choices that a whole answer has: the request's `n`, times `prompts`"""
+    prompts: int = 1
+    """completions may bring several"""
     controls: Controls | None = None
     stream_options: dict[str, Raw] | None = None
 
@@ -80,43 +83,44 @@ def decode_envelope(capability: Capability, body: bytes) -> Envelope:
             body.decode()
         except UnicodeDecodeError as error:
             raise RequestError(
-                "invalid_json", f"The body is not UTF-8: byte {error.start} cannot be read. Send JSON as UTF-8."
+                "invalid_json", f"the body is not UTF-8: byte {error.start} cannot be read; send JSON as UTF-8"
             ) from None
     try:
         members = _decode_members(body)
     except RecursionError:
-        raise RequestError("invalid_json", "The body nests arrays or objects too deeply.") from None
+        raise RequestError("invalid_json", "the body nests arrays or objects too deeply") from None
     except msgspec.ValidationError:
-        raise RequestError("invalid_request", "The body must be a JSON object with a member 'model'.") from None
+        raise RequestError("invalid_request", "the body must be a JSON object with a member 'model'") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise RequestError("invalid_json", f"The body is not readable as JSON: {_reason(error, body)}.") from None
+        raise RequestError("invalid_json", f"the body is not readable as JSON: {_reason(error, body)}") from None
     if len(body) - len(_encode(members)) >= _LEAST_DUPLICATE_BYTES:
         _refuse_duplicates(capability, body)
 
     envelope = Envelope(capability, _model(members), members)
-    get = members.get
     if capability == "chat":
         _need_array(members, "messages", b"{", "objects")
-        limit = _read(members, "max_completion_tokens", _decode_at_least_1, "an integer of at least 1")
-        other = _read(members, "max_tokens", _decode_at_least_1, "an integer of at least 1")
-        envelope.max_output_tokens = other if limit is None else limit
+        if "max_tokens" in members:
+            envelope.max_output_tokens = _read(members, "max_tokens", _decode_at_least_1, _AT_LEAST_1)
+        if "max_completion_tokens" in members:
+            limit = _read(members, "max_completion_tokens", _decode_at_least_1, _AT_LEAST_1)
+            envelope.max_output_tokens = limit or envelope.max_output_tokens
         _read_stream(envelope)
         if "n" in members:
-            envelope.n = _read(members, "n", _decode_n, "an integer from 1 to 128") or 1
+            envelope.n = _read(members, "n", _decode_n, _N) or 1
     elif capability == "completions":
         envelope.max_output_tokens = _read(members, "max_tokens", _decode_at_least_0, "an integer of at least 0")
         _read_stream(envelope)
-        envelope.n = (_read(members, "n", _decode_n, "an integer from 1 to 128") or 1) * _prompts(members)
+        envelope.prompts = _prompts(members)
+        envelope.n = (_read(members, "n", _decode_n, _N) or 1) * envelope.prompts
     elif capability == "embeddings":
         _need_input(members)
     else:
-        envelope.max_output_tokens = _read(members, "max_output_tokens", _decode_at_least_1, "an integer of at least 1")
+        envelope.max_output_tokens = _read(members, "max_output_tokens", _decode_at_least_1, _AT_LEAST_1)
         envelope.stream = bool(_read(members, "stream", _decode_bool, "true or false"))
     if "user" in members:
         envelope.user = (_read(members, "user", _decode_user, "a string") or "")[:MAX_USER_CHARS]
-    raw = get("potluck")
-    if raw is not None:
-        _read_controls(envelope, raw)
+    if "potluck" in members:
+        _read_controls(envelope, members["potluck"])
     return envelope
 
 
@@ -199,7 +203,7 @@ def _need_array(members: dict[str, Raw], name: str, opening: bytes, of: str) -> 
     raw = members.get(name)
     if raw is None:
         _refuse(name, "is missing")
-    if _first_bytes(raw) != b"[" + opening:
+    if bytes(memoryview(raw)[:2]) != b"[" + opening and _first_bytes(raw) != b"[" + opening:
         _refuse(name, f"must be a non-empty array of {of}")
 
 
@@ -226,7 +230,7 @@ def _need_input(members: dict[str, Raw]) -> None:
 
 
 def _refuse(name: str, why: str) -> NoReturn:
-    raise RequestError("invalid_request", f"'{name}' {why}.", param=name)
+    raise RequestError("invalid_request", f"'{name}' {why}", param=name)
 
 
 def _refuse_duplicates(capability: Capability, body: bytes) -> None:
@@ -239,7 +243,7 @@ def _refuse_duplicates(capability: Capability, body: bytes) -> None:
         return
     if len(compact) > EXACT_SCAN_MAX_BYTES:
         raise RequestError(
-            "invalid_request", "The body has members that come twice or have escaped names. Send each once, unescaped."
+            "invalid_request", "the body has members that come twice or have escaped names; send each once, unescaped"
         )
     names: list[str] = []
 
@@ -249,7 +253,7 @@ def _refuse_duplicates(capability: Capability, body: bytes) -> None:
     try:
         json.loads(compact, object_pairs_hook=last_object_is_the_body, parse_int=str, parse_float=str)
     except RecursionError:
-        raise RequestError("invalid_json", "The body nests arrays or objects too deeply.") from None
+        raise RequestError("invalid_json", "the body nests arrays or objects too deeply") from None
     for name in _READ[capability]:
         if names.count(name) > 1:
             _refuse(name, "comes more than once: send it once")

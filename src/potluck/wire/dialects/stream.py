@@ -26,6 +26,7 @@ from potluck.wire.dialects.answer import (
     as_error,
     carries_content,
     check_utf8,
+    counts_one_choice,
     decode_leniently,
     error_of,
     lenient_choices,
@@ -103,7 +104,8 @@ _SILENT = frozenset(
 class StreamTap:
     """Reads one stream. `n`: choices it will have (`Envelope.n`), of `prompts` prompts. `price`: None when unknown.
 
-    `one_choice_usage`: the target counts each choice by itself; the counts are summed, and forwarded once.
+    `one_choice_usage`: the target counts each choice by itself; the counts are summed, and forwarded once. llama.cpp is
+    recognised without it.
     """
 
     __slots__ = (
@@ -196,7 +198,10 @@ class StreamTap:
             if chunk.x_groq is not None and chunk.x_groq.usage is not None:
                 self.usage = token_usage(chunk.x_groq.usage) or self.usage
             return payload
-        return self._take_usage(token_usage(chunk.usage), payload, bool(choices))
+        usage = token_usage(chunk.usage)
+        if self._n > 1 and not self._sums and usage is not None:
+            self._sums = counts_one_choice(payload, usage)
+        return self._take_usage(usage, payload, bool(choices))
 
     @property
     def all_seen_finished(self) -> bool:
