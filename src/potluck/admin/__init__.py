@@ -2,8 +2,8 @@
 
 In here: `operations/` (validate → write → audit → bump the version, one transaction each; REST, `config apply` and
 first start all call them), `rest/` (the Litestar application over them), `apply` (a `potluck.toml` made so),
-`first_start`, `control` (what an operation runs on). Never: request bytes of the data plane, a secret in an answer other
-than the one that makes it.
+`first_start`, `control` (what an operation runs on). Never: request bytes of the data plane, or a secret in an answer
+other than the one that makes it.
 
     lines = first_start.first_start(store, env, local_model=True)    # -> FirstStart(vault, lines, ...)
     app = app.create_app(Deps(...))                                  # ASGI; import it after the data plane listens

@@ -188,9 +188,7 @@ def set_fact(connection: sa.Connection, name: str, value: str, *, exists: bool) 
 
 def _replay(work: Work, idempotency: Idempotency) -> None:
     table = t.idempotency_keys
-    row = work.row(
-        sa.select(table).where(table.c.token_id == idempotency.token_id, table.c.key == idempotency.key)
-    )
+    row = work.row(sa.select(table).where(table.c.token_id == idempotency.token_id, table.c.key == idempotency.key))
     if row is None or row["created_at_ms"] < work.now_ms - IDEMPOTENCY_KEPT_MS:
         return
     if row["request_digest"] != idempotency.request_digest:

@@ -1,0 +1,223 @@
+"""A `potluck.toml` made so: all or nothing, and the same document again changes nothing.
+
+It adds and changes what the file says. It removes only what an earlier apply had made; what it had merely taken over is
+let go, back to who made it. What a file says nothing about stays.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal
+
+import msgspec
+import sqlalchemy as sa
+
+from potluck.admin.errors import OperationError
+from potluck.admin.operations import keys, models, projects, providers
+from potluck.admin.operations.work import Actor, Row, Work
+from potluck.config.document import CredentialEntry, Document, KeyEntry, ModelEntry, ProjectEntry, ProviderEntry
+from potluck.identity.vault import VaultError
+from potluck.store import tables as t
+
+Kind = Literal["project", "provider", "credential", "model", "key"]
+
+
+class ChangeLine(msgspec.Struct, frozen=True):
+    """One thing that applying does or would do."""
+
+    action: Literal["add", "change", "remove", "release"]
+    """`release`: the file no longer names it; it stays, and can be changed by hand again"""
+    kind: Kind
+    name: str
+
+
+class KeySecret(msgspec.Struct, frozen=True):
+    """The secret of a key that this apply made: shown once."""
+
+    name: str
+    secret: str | None
+
+
+class Applied(msgspec.Struct, frozen=True):
+    """What an apply did, or would do."""
+
+    changes: list[ChangeLine]
+    secrets: list[KeySecret] = []
+
+    def without_secret(self) -> "Applied":
+        return Applied(self.changes, [KeySecret(each.name, None) for each in self.secrets])
+
+
+def file_actor(actor: Actor) -> Actor:
+    """Who applies a file: the same person, making a file's objects."""
+    return msgspec.structs.replace(actor, origin="file")
+
+
+def apply(work: Work, document: Document) -> Applied:
+    """Make the document so. The work's actor must be a `file_actor`. Raises OperationError; then nothing is changed."""
+    assert work.actor.origin == "file"
+    return _Apply(work).run(document)
+
+
+def diff(work: Work, document: Document) -> Applied:
+    """What `apply` would do: done and undone inside a savepoint."""
+    savepoint = work.connection.begin_nested()
+    try:
+        done = _Apply(work).run(document)
+    finally:
+        savepoint.rollback()
+        work.change, work.audited = type(work.change)(), 0
+    return Applied(done.changes)
+
+
+class _Apply:
+    def __init__(self, work: Work) -> None:
+        self.work = work
+        self.changes: list[ChangeLine] = []
+        self.secrets: list[KeySecret] = []
+
+    def run(self, document: Document) -> Applied:
+        for project in document.projects:
+            self.note("project", project.name, self.find(t.projects, project.name), self.project, project)
+        for provider in document.providers:
+            self.note("provider", provider.name, self.find(t.providers, provider.name), self.provider, provider)
+            owner = self.find(t.providers, provider.name)
+            assert owner is not None
+            for credential in provider.credentials:
+                name = f"{provider.name}/{credential.name}"
+                self.note(
+                    "credential", name, self.find_credential(owner, credential.name), self.credential, owner, credential
+                )
+        for model in document.models:
+            self.note("model", model.name, self.find(t.models, model.name), self.model, model)
+        for key in document.keys:
+            live = t.api_keys.c.revoked_at_ms.is_(None)
+            self.note("key", key.name, self.find(t.api_keys, key.name, live), self.key, key)
+        self.remove(document)
+        return Applied(self.changes, self.secrets)
+
+    def find(self, table: sa.Table, name: str, *also: sa.ColumnElement[bool]) -> Row | None:
+        mine = table.c.organisation_id == self.work.organisation_id
+        return self.work.row(sa.select(table).where(mine, table.c.name == name, *also))
+
+    def find_credential(self, owner: Row, name: str) -> Row | None:
+        here = t.credentials.c.provider_id == owner["id"]
+        return self.work.row(sa.select(t.credentials).where(here, t.credentials.c.name == name))
+
+    def note(self, kind: Kind, name: str, row: Row | None, deed: Callable[..., None], *arguments: Any) -> None:
+        """Do it, and note whether that added or changed something. An error says which object it is about."""
+        before = self.work.audited
+        try:
+            deed(row, *arguments)
+        except OperationError as error:
+            error.where = f"{kind} {name}" + (f": {error.where}" if error.where else "")
+            raise
+        if self.work.audited > before:
+            self.changes.append(ChangeLine("add" if row is None else "change", kind, name))
+
+    def project(self, row: Row | None, entry: ProjectEntry) -> None:
+        if row is None:
+            projects.create_project(self.work, entry.name, data_class=entry.data_class)
+        else:
+            projects.update_project(self.work, row["id"], data_class=entry.data_class)
+
+    def provider(self, row: Row | None, entry: ProviderEntry) -> None:
+        members: dict[str, Any] = {
+            "base_url": entry.base_url,
+            "dialect": entry.dialect,
+            "own": entry.own,
+            "on_hangup": entry.on_hangup,
+            "timeouts": entry.timeouts.to_timeouts(),
+            "max_connections": entry.max_connections,
+        }
+        if row is None:
+            providers.create_provider(self.work, entry.name, **members)
+        else:
+            providers.update_provider(self.work, row["id"], **members)
+
+    def credential(self, row: Row | None, owner: Row, entry: CredentialEntry) -> None:
+        if row is None:
+            providers.create_credential(self.work, owner["id"], entry.name, entry.key, weight=entry.weight)
+            return
+        try:
+            same = self.work.vault.unseal(row["sealed"], row["id"]) == entry.key
+        except VaultError:
+            same = False  # sealed by a master key that is lost: the file mends it
+        if not same:
+            providers.rotate_credential(self.work, row["id"], entry.key)
+        providers.update_credential(self.work, row["id"], weight=entry.weight)
+
+    def model(self, row: Row | None, entry: ModelEntry) -> None:
+        if row is None:
+            models.create_model(self.work, entry.name, entry.targets, placement=entry.placement)
+        else:
+            models.update_model(self.work, row["id"], placement=entry.placement, targets=entry.targets)
+
+    def key(self, row: Row | None, entry: KeyEntry) -> None:
+        members: dict[str, Any] = {
+            "project": entry.project,
+            "models": entry.models,
+            "tags": entry.tags,
+            "expires_at_ms": entry.expires_at_ms,
+        }
+        if row is None:
+            made = keys.create_key(self.work, entry.name, secret=entry.key, **members)
+            if entry.key is None:
+                self.secrets.append(KeySecret(entry.name, made.secret))
+            return
+        keys.update_key(self.work, row["id"], **members)
+        if entry.key is not None and not keys.same_secret(self.work, row, entry.key):
+            keys.rotate_key(self.work, row["id"], secret=entry.key)
+
+    def remove(self, document: Document) -> None:
+        """What earlier applies made or took over, and this document does not name: users before what they use."""
+        live = t.api_keys.c.revoked_at_ms.is_(None)
+        self.drop("key", t.api_keys, {entry.name for entry in document.keys}, keys.revoke_key, live)
+        self.drop("model", t.models, {entry.name for entry in document.models}, models.delete_model)
+        for provider in document.providers:
+            owner = self.find(t.providers, provider.name)
+            assert owner is not None
+            named = {entry.name for entry in provider.credentials}
+            here = t.credentials.c.provider_id == owner["id"]
+            self.drop("credential", t.credentials, named, providers.delete_credential, here, prefix=f"{provider.name}/")
+        self.drop("provider", t.providers, {entry.name for entry in document.providers}, providers.delete_provider)
+        self.drop("project", t.projects, {entry.name for entry in document.projects}, projects.delete_project)
+
+    def drop(
+        self,
+        kind: Kind,
+        table: sa.Table,
+        named: set[str],
+        delete: Callable[[Work, str], object],
+        *also: sa.ColumnElement[bool],
+        prefix: str = "",
+    ) -> None:
+        kept = (table.c.organisation_id == self.work.organisation_id, table.c.origin == "file", *also)
+        for row in self.work.rows(sa.select(table).where(*kept)):
+            if row["name"] in named:
+                continue
+            name = f"{prefix}{row['name']}"
+            if row["maker"] == "file":
+                self.note(kind, name, row, partial(_delete, self.work, delete))
+                self.changes[-1] = ChangeLine("remove", kind, name)
+            else:
+                self.release(table, row)
+                self.work.audit(f"{kind}.release", row["id"], row["name"])
+                self.changes.append(ChangeLine("release", kind, name))
+
+    def release(self, table: sa.Table, row: Row) -> None:
+        """Back to who made it, with what hangs on it."""
+        maker, connection = row["maker"], self.work.connection
+        connection.execute(sa.update(table).where(table.c.id == row["id"]).values(origin=maker))
+        hanging = {
+            "models": (t.targets, t.targets.c.model_id),
+            "providers": (t.credentials, t.credentials.c.provider_id),
+        }
+        if table.name in hanging:
+            child, owner = hanging[table.name]
+            connection.execute(
+                sa.update(child).where(owner == row["id"], child.c.origin == "file").values(origin=maker)
+            )
+
+
+def _delete(work: Work, delete: Callable[[Work, str], object], row: Row) -> None:
+    delete(work, row["id"])

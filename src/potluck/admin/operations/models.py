@@ -1,0 +1,229 @@
+"""Declared models, their targets, and the operator's prices."""
+
+from collections.abc import Iterable
+from typing import Any, Literal
+
+import msgspec
+import sqlalchemy as sa
+
+from potluck.admin.errors import invalid, not_found
+from potluck.admin.operations.views import (
+    DeclaredModelView,
+    PriceView,
+    TargetView,
+    model_view,
+    price_view,
+    target_view,
+)
+from potluck.admin.operations.work import Row, Work
+from potluck.config.document import PriceEntry, TargetEntry
+from potluck.model.ids import new_id
+from potluck.model.price import Price
+from potluck.model.resources import Capability
+from potluck.store import tables as t
+
+DEFAULT_CAPABILITIES: tuple[Capability, ...] = ("chat", "completions", "embeddings")
+
+
+def create_model(
+    work: Work, name: str, targets: Iterable[TargetEntry] = (), *, placement: Literal["any", "own"] = "any"
+) -> DeclaredModelView:
+    """Declare a public name and its targets, in order. Raises 400, 404 (provider), 409 (name taken)."""
+    taken = f"there is a model {name!r} already: choose another name, or add targets to that one"
+    row = work.insert(t.models, taken, id=new_id("mdl"), name=name, placement=placement)
+    work.touch(models=True)
+    work.audit("model.create", row["id"], name, placement=placement)
+    for position, entry in enumerate(targets):
+        create_target(work, row["id"], entry, position=position)
+    return view_model(work, row)
+
+
+def update_model(
+    work: Work,
+    ref: str,
+    *,
+    name: str | None = None,
+    placement: Literal["any", "own"] | None = None,
+    targets: Iterable[TargetEntry] | None = None,
+) -> DeclaredModelView:
+    """Change what is given; `targets` replaces the list (a target that stays keeps its id). Raises 400, 404, 409."""
+    row = find_model(work, ref)
+    given = {"name": name, "placement": placement}
+    values = {member: value for member, value in given.items() if value is not None}
+    changed = work.update(t.models, row, f"there is a model {name!r} already: choose another name", **values)
+    if changed is not row:
+        work.touch(models=True)
+        work.audit("model.update", row["id"], changed["name"], **values)
+    if targets is not None:
+        replace_targets(work, changed, targets)
+    return view_model(work, changed)
+
+
+def delete_model(work: Work, ref: str) -> None:
+    """Remove a declared model with its targets. Raises 404, 409."""
+    row = find_model(work, ref)
+    work.delete(t.models, row)
+    work.touch(models=True)
+    work.audit("model.delete", row["id"], row["name"])
+
+
+def show_model(work: Work, ref: str) -> DeclaredModelView:
+    return view_model(work, work.find(t.models, "model", ref))
+
+
+def find_model(work: Work, ref: str) -> Row:
+    """A declared model that the actor may change. Raises 404, 409."""
+    row = work.find(t.models, "model", ref)
+    work.check_writable("model", row)
+    return row
+
+
+def create_target(work: Work, model: str, entry: TargetEntry, *, position: int | None = None) -> TargetView:
+    """Add a place to a declared model, last unless told. Raises 400, 404, 409."""
+    owner = find_model(work, model)
+    provider = _provider_of(work, entry)
+    if position is None:
+        last = sa.select(sa.func.max(t.targets.c.position)).where(t.targets.c.model_id == owner["id"])
+        highest = work.connection.execute(last).scalar()
+        position = 0 if highest is None else highest + 1
+    target_id = new_id("tgt")
+    row = work.insert(
+        t.targets,
+        f"model {owner['name']!r} has the target {entry.target!r} already",
+        id=target_id,
+        model_id=owner["id"],
+        provider_id=provider["id"],
+        upstream_model=entry.upstream_model,
+        position=position,
+        **_target_members(work, entry),
+    )
+    work.touch(models=True)
+    work.audit("target.create", target_id, entry.target, model=owner["name"], position=position)
+    return target_view(row, owner["name"], provider["name"])
+
+
+def update_target(
+    work: Work,
+    target_id: str,
+    *,
+    position: int | None = None,
+    price: PriceEntry | msgspec.UnsetType | None = msgspec.UNSET,
+    capabilities: tuple[Capability, ...] | None = None,
+    context_tokens: int | msgspec.UnsetType | None = msgspec.UNSET,
+) -> TargetView:
+    """Change what is given; a price of None takes the written one away. Raises 404, 409."""
+    row = work.find(t.targets, "target", target_id)
+    work.check_writable("target", row)
+    values: dict[str, Any] = {}
+    if position is not None:
+        values["position"] = position
+    if price is not msgspec.UNSET:
+        values["price"] = _price_text(work, price)
+    if capabilities is not None:
+        values["capabilities"] = msgspec.json.encode(capabilities).decode()
+    if context_tokens is not msgspec.UNSET:
+        values["context_tokens"] = context_tokens
+    changed = work.update(t.targets, row, **values)
+    view = view_target(work, changed)
+    if changed is not row:
+        work.touch(models=True)
+        work.audit("target.update", target_id, view.target, model=view.model, members=sorted(values))
+    return view
+
+
+def delete_target(work: Work, target_id: str) -> None:
+    """Raises 404, 409."""
+    row = work.find(t.targets, "target", target_id)
+    work.check_writable("target", row)
+    view = view_target(work, row)
+    work.delete(t.targets, row)
+    work.touch(models=True)
+    work.audit("target.delete", target_id, view.target, model=view.model)
+
+
+def replace_targets(work: Work, model: Row, entries: Iterable[TargetEntry]) -> None:
+    """Make the model's targets those, in that order."""
+    old = {(row["provider_id"], row["upstream_model"]): row for row in _targets_of(work, model)}
+    for position, entry in enumerate(entries):
+        provider = _provider_of(work, entry)
+        row = old.pop((provider["id"], entry.upstream_model), None)
+        if row is None:
+            create_target(work, model["id"], entry, position=position)
+            continue
+        values = _target_members(work, entry)
+        if row["price"] is not None and entry.price is not None:
+            have = PriceEntry.from_price(msgspec.json.decode(row["price"], type=Price))
+            if have == entry.price:
+                values["price"] = row["price"]  # the same price keeps its version
+        changed = work.update(t.targets, row, position=position, **values)
+        if changed is not row:
+            work.touch(models=True)
+            work.audit("target.update", row["id"], entry.target, model=model["name"])
+    for row in old.values():
+        work.delete(t.targets, row)
+        work.touch(models=True)
+        work.audit("target.delete", row["id"], row["upstream_model"], model=model["name"])
+
+
+def set_price(work: Work, model: str, price: PriceEntry) -> PriceView:
+    """The operator's price for a public name, an upstream model, or `provider/upstream-model`; replaces the last."""
+    mine = t.prices.c.organisation_id == work.organisation_id
+    row = work.row(sa.select(t.prices).where(mine, t.prices.c.model == model))
+    text = _price_text(work, price)
+    if row is None:
+        row = work.insert(t.prices, "", id=new_id("prc"), model=model, price=text)
+    else:
+        work.check_writable("price", row)
+        row = work.update(t.prices, row, price=text)
+    work.touch(prices=True)
+    work.audit("price.set", row["id"], model, input=price.input, output=price.output)
+    return price_view(row)
+
+
+def delete_price(work: Work, ref: str) -> None:
+    """Take the operator's price away, by its id or the name it was set for. Raises 404, 409."""
+    mine = t.prices.c.organisation_id == work.organisation_id
+    row = work.row(sa.select(t.prices).where(mine, sa.or_(t.prices.c.id == ref, t.prices.c.model == ref)))
+    if row is None:
+        raise not_found("price", ref)
+    work.check_writable("price", row)
+    work.delete(t.prices, row)
+    work.touch(prices=True)
+    work.audit("price.delete", row["id"], row["model"])
+
+
+def view_target(work: Work, row: Row) -> TargetView:
+    model = work.find(t.models, "model", row["model_id"])
+    provider = work.find(t.providers, "provider", row["provider_id"])
+    return target_view(row, model["name"], provider["name"])
+
+
+def view_model(work: Work, row: Row) -> DeclaredModelView:
+    return model_view(row, [view_target(work, each) for each in _targets_of(work, row)])
+
+
+def _targets_of(work: Work, model: Row) -> list[Row]:
+    here = t.targets.c.model_id == model["id"]
+    return work.rows(sa.select(t.targets).where(here).order_by(t.targets.c.position, t.targets.c.created_at_ms))
+
+
+def _provider_of(work: Work, entry: TargetEntry) -> Row:
+    if wrong := entry.check():
+        member, message = next(iter(wrong.items()))
+        raise invalid(member, message)
+    return work.find(t.providers, "provider", entry.provider)
+
+
+def _target_members(work: Work, entry: TargetEntry) -> dict[str, Any]:
+    return {
+        "price": _price_text(work, entry.price),
+        "capabilities": msgspec.json.encode(entry.capabilities or DEFAULT_CAPABILITIES).decode(),
+        "context_tokens": entry.context_tokens,
+    }
+
+
+def _price_text(work: Work, price: PriceEntry | None) -> str | None:
+    """A written price as stored; its version is the moment that it was written, for every record that uses it."""
+    if price is None:
+        return None
+    return msgspec.json.encode(price.to_price(f"operator:{work.now_ms}", "operator")).decode()

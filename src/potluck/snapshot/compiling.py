@@ -1,0 +1,223 @@
+"""Rows → compiled keys, targets and models. Generators: each `yield` is a place where the loop may do other work."""
+
+import time
+from collections.abc import Generator, Iterable, Mapping
+
+import msgspec
+
+from potluck.model.price import Price, nanousd_to_usd_text
+from potluck.model.resources import Capability, Model, Target
+from potluck.model.snapshot import CompiledKey, CompiledModel, CompiledTarget
+from potluck.snapshot.prices import choose_price
+from potluck.snapshot.providers import ProviderPart, offer_of
+from potluck.snapshot.rows import KeyRow
+
+UNITS_PER_STEP = 16
+"""how many small things are compiled between two yields: well under a millisecond"""
+
+Models = dict[str, CompiledModel]
+
+
+def compile_key(row: KeyRow, now_ms: int) -> dict[bytes, CompiledKey]:
+    """A key under its hash, and under its previous one while that overlaps; nothing when it has expired."""
+    expires_s = float("inf") if row.expires_at_ms is None else row.expires_at_ms / 1000
+    found = {}
+    if expires_s * 1000 > now_ms:
+        found[row.hash] = _key(row, expires_s)
+    until_ms = row.previous_until_ms or 0
+    if row.previous_hash is not None and min(until_ms, expires_s * 1000) > now_ms:
+        found[row.previous_hash] = _key(row, min(until_ms / 1000, expires_s))
+    return found
+
+
+def compile_keys(
+    rows: Iterable[KeyRow], keys: dict[bytes, CompiledKey], hashes: dict[str, tuple[bytes, ...]]
+) -> Generator[None]:
+    """Add the rows to `keys`, and to `hashes` under which hashes each stands there."""
+    now_ms = int(time.time() * 1000)
+    for count, row in enumerate(rows):
+        found = compile_key(row, now_ms)
+        if found:
+            keys.update(found)
+            hashes[row.id] = tuple(found)
+        if count % (4 * UNITS_PER_STEP) == 0:
+            yield
+
+
+def compile_pins(part: ProviderPart, overrides: Mapping[str, Price]) -> Generator[None, None, Models]:
+    """`provider/upstream-model` → a model of that one place, for all that the provider offers."""
+    pins: Models = {}
+    for count, (upstream_model, offer) in enumerate(part.offers.items()):
+        targets = part.targets(
+            offer.target_id,
+            upstream_model,
+            offer.capabilities,
+            choose_price(
+                None,
+                overrides,
+                part.provider.name,
+                upstream_model,
+                upstream_model,
+                own=part.own,
+                listed=offer.price,
+            ),
+        )
+        name = f"{part.provider.name}/{upstream_model}"
+        pins[name] = compile_model(name, part.provider.created_at_ms, targets, offer.context_tokens)
+        if count % UNITS_PER_STEP == 0:
+            yield
+    return pins
+
+
+def compile_declared(
+    models: Iterable[Model],
+    targets: Mapping[str, list[Target]],
+    parts: Mapping[str, ProviderPart],
+    overrides: Mapping[str, Price],
+) -> Generator[None, None, Models]:
+    """The models that somebody declared, by public name, in listing order."""
+    declared: Models = {}
+    for count, model in enumerate(models):
+        places: list[CompiledTarget] = []
+        contexts = []
+        for target in targets.get(model.id, ()):
+            part = parts.get(target.provider_id)
+            if part is None:
+                continue  # the built-in provider of a gateway that runs without it
+            offer = part.offers.get(target.upstream_model) or offer_of(part.provider, target.upstream_model)
+            price = choose_price(
+                target.price,
+                overrides,
+                part.provider.name,
+                target.upstream_model,
+                model.name,
+                own=part.own,
+                listed=offer.price,
+            )
+            barred = "" if model.placement == "any" or part.own else "its weights are private: own infrastructure only"
+            places += part.targets(target.id, target.upstream_model, target.capabilities, price, barred)
+            contexts.append(target.context_tokens or offer.context_tokens)
+        if places:
+            known = [context for context in contexts if context is not None]
+            declared[model.name] = compile_model(model.name, model.created_at_ms, places, min(known, default=None))
+        if count % UNITS_PER_STEP == 0:
+            yield
+    return declared
+
+
+def merge_names(declared: Models, pins: Mapping[str, Models], parts: Mapping[str, ProviderPart]) -> Models:
+    """Public names in listing order: the declared ones, then every upstream name that is offered and not taken.
+
+    A name that several providers offer has a target at each. A name that reads as a pin stays a pin.
+    """
+    models = dict(declared)
+    offered: dict[str, list[CompiledModel]] = {}
+    taken = {name for each in pins.values() for name in each}
+    for provider_id, each in pins.items():
+        start = len(parts[provider_id].provider.name) + 1
+        for pin, model in each.items():
+            name = pin[start:]
+            if name not in declared and name not in taken:
+                offered.setdefault(name, []).append(model)
+    for name, places in offered.items():
+        models[name] = merge_places(name, places)
+    return models
+
+
+def merge_places(name: str, places: list[CompiledModel]) -> CompiledModel:
+    """One model under `name` from the one-place models of several providers."""
+    if len(places) == 1:
+        return CompiledModel(name, places[0].targets, places[0].card.replace(*_renaming(places[0].name, name), 1))
+    targets = tuple(target for place in places for target in place.targets)
+    cards = [_CARDS.decode(place.card) for place in places]
+    contexts = [card.potluck.context_tokens for card in cards if card.potluck.context_tokens is not None]
+    return compile_model(name, min(card.created for card in cards) * 1000, targets, min(contexts, default=None))
+
+
+class CardPrice(msgspec.Struct, frozen=True, omit_defaults=True):
+    """USD per million tokens, as exact decimal text."""
+
+    input: str
+    output: str
+    cached_input: str | None = None
+    per_request: str | None = None
+
+
+class CardTarget(msgspec.Struct, frozen=True):
+    """One place, as callers of `GET /v1/models` see it: no address, no credential."""
+
+    target: str
+    own: bool
+    price: CardPrice | None
+    routable: bool
+    reason: str | None
+
+
+class CardExtras(msgspec.Struct, frozen=True):
+    targets: list[CardTarget]
+    context_tokens: int | None
+    capabilities: list[Capability]
+
+
+class Card(msgspec.Struct, frozen=True):
+    """An entry of `GET /v1/models`: OpenAI's members and ours under `potluck`."""
+
+    id: str
+    object: str
+    created: int
+    owned_by: str
+    potluck: CardExtras
+
+
+_CARDS = msgspec.json.Decoder(Card)
+_ENCODER = msgspec.json.Encoder()
+
+
+def compile_model(
+    name: str, created_at_ms: int, targets: Iterable[CompiledTarget], context_tokens: int | None
+) -> CompiledModel:
+    """A public model with its card. Several credentials of one place are one line of the card."""
+    targets = tuple(targets)
+    lines: dict[str, CardTarget] = {}
+    for target in targets:
+        line = CardTarget(
+            target.name, target.own, _card_price(target.price), not target.unroutable, target.unroutable or None
+        )
+        if target.name not in lines or line.routable:
+            lines[target.name] = line
+    capabilities: dict[Capability, None] = {}
+    for target in targets:
+        capabilities.update(dict.fromkeys(target.heads))
+    extras = CardExtras(list(lines.values()), context_tokens, list(capabilities))
+    owner = targets[0].provider if targets else "potluck"
+    return CompiledModel(name, targets, _ENCODER.encode(Card(name, "model", created_at_ms // 1000, owner, extras)))
+
+
+def _card_price(price: Price | None) -> CardPrice | None:
+    if price is None:
+        return None
+    return CardPrice(
+        nanousd_to_usd_text(price.input),
+        nanousd_to_usd_text(price.output),
+        None if price.cached_input is None else nanousd_to_usd_text(price.cached_input),
+        nanousd_to_usd_text(price.per_request) if price.per_request else None,
+    )
+
+
+def _renaming(old: str, new: str) -> tuple[bytes, bytes]:
+    return b'"id":' + _ENCODER.encode(old), b'"id":' + _ENCODER.encode(new)
+
+
+def _key(row: KeyRow, expires_s: float) -> CompiledKey:
+    return CompiledKey(
+        id=row.id,
+        name=row.name,
+        organisation_id=row.organisation_id,
+        project_id=row.project_id,
+        project=row.project,
+        data_class=row.data_class,
+        models=frozenset(row.models) if row.models else None,
+        tags=row.tags,
+        expires_at_s=expires_s,
+        created_at_ms=row.created_at_ms,
+    )

@@ -1,0 +1,158 @@
+"""What the snapshot is made of, read through the driver in one read transaction. Runs in a reader thread."""
+
+import sqlite3
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+
+from potluck.model.price import Price
+from potluck.model.resources import Capability, Credential, DataClass, Model, Provider, Target, Timeouts
+
+KEYS_PER_QUERY = 500
+PAUSE_ROWS = 256
+"""rows are fetched in such groups: each fetch lets go of the interpreter, so that the loop is never held for long"""
+
+_STRINGS = msgspec.json.Decoder(tuple[str, ...])
+_CAPABILITIES = msgspec.json.Decoder(tuple[Capability, ...])
+_PRICE = msgspec.json.Decoder(Price)
+_TIMEOUTS = msgspec.json.Decoder(Timeouts)
+
+
+class KeyRow(msgspec.Struct, frozen=True):
+    """A live API key with its project."""
+
+    id: str
+    name: str
+    organisation_id: str
+    project_id: str
+    project: str
+    data_class: DataClass
+    hash: bytes
+    previous_hash: bytes | None
+    previous_until_ms: int | None
+    models: tuple[str, ...]
+    tags: tuple[str, ...]
+    expires_at_ms: int | None
+    created_at_ms: int
+
+
+class RouteRows(msgspec.Struct, frozen=True):
+    """Everything that is not a key."""
+
+    providers: dict[str, Provider]
+    credentials: dict[str, list[Credential]]
+    """by provider, enabled ones only"""
+    own_lists: dict[str, list[str]]
+    """by provider: upstream models that its `GET /models` named"""
+    models: list[Model]
+    targets: dict[str, list[Target]]
+    """by model, in order"""
+    prices: dict[str, Price]
+    """operator prices by the name they were given for"""
+
+
+class Rows(msgspec.Struct, frozen=True):
+    """One consistent reading of the store."""
+
+    version: int
+    keys: list[KeyRow]
+    routes: RouteRows | None
+
+
+def read_version(connection: sqlite3.Connection) -> int:
+    """The number that every configuration write raises by one."""
+    row = connection.execute("SELECT value FROM facts WHERE name = 'snapshot_version'").fetchone()
+    return int(row[0]) if row else 0
+
+
+def read(connection: sqlite3.Connection, *, keys: Iterable[str] | None, routes: bool) -> Rows:
+    """Read the version, the named keys (None: all live ones), and, if asked, everything else."""
+    return Rows(read_version(connection), read_keys(connection, keys), read_routes(connection) if routes else None)
+
+
+def read_keys(connection: sqlite3.Connection, ids: Iterable[str] | None) -> list[KeyRow]:
+    query = (
+        "SELECT k.id, k.name, k.organisation_id, k.project_id, p.name, p.data_class, k.hash, k.previous_hash,"
+        " k.previous_until_ms, k.models, k.tags, k.expires_at_ms, k.created_at_ms"
+        " FROM api_keys k JOIN projects p ON p.id = k.project_id WHERE k.revoked_at_ms IS NULL"
+    )
+    if ids is None:
+        return [_key(row) for row in _fetch(connection.execute(query))]
+    wanted, found = sorted(ids), []
+    for start in range(0, len(wanted), KEYS_PER_QUERY):
+        part = wanted[start : start + KEYS_PER_QUERY]
+        marks = ",".join("?" * len(part))
+        found += [_key(row) for row in connection.execute(f"{query} AND k.id IN ({marks})", part)]
+    return found
+
+
+def read_routes(connection: sqlite3.Connection) -> RouteRows:
+    providers = {
+        row[0]: Provider(
+            id=row[0],
+            organisation_id=row[1],
+            name=row[2],
+            dialect=row[3],
+            base_url=row[4],
+            created_at_ms=row[5],
+            own=bool(row[6]),
+            on_hangup=row[7],
+            timeouts=_TIMEOUTS.decode(row[8]),
+            max_connections=row[9],
+            builtin=bool(row[10]),
+        )
+        for row in connection.execute(
+            "SELECT id, organisation_id, name, dialect, base_url, created_at_ms, own, on_hangup, timeouts,"
+            " max_connections, builtin FROM providers ORDER BY created_at_ms, id"
+        )
+    }
+    credentials: dict[str, list[Credential]] = {}
+    for row in connection.execute(
+        "SELECT id, organisation_id, provider_id, name, sealed, hint, created_at_ms, weight"
+        " FROM credentials WHERE NOT disabled ORDER BY weight DESC, created_at_ms, id"
+    ):
+        credentials.setdefault(row[2], []).append(Credential(*row))
+    own_lists: dict[str, list[str]] = {}
+    for row in _fetch(connection.execute("SELECT provider_id, name FROM provider_models ORDER BY provider_id, name")):
+        own_lists.setdefault(row[0], []).append(row[1])
+    models = [
+        Model(*row)
+        for row in connection.execute(
+            "SELECT id, organisation_id, name, created_at_ms, placement FROM models ORDER BY created_at_ms, id"
+        )
+    ]
+    targets: dict[str, list[Target]] = {}
+    for row in _fetch(
+        connection.execute(
+            "SELECT id, organisation_id, model_id, provider_id, upstream_model, created_at_ms, position, price,"
+            " capabilities, context_tokens FROM targets ORDER BY model_id, position, created_at_ms, id"
+        )
+    ):
+        targets.setdefault(row[2], []).append(
+            Target(
+                id=row[0],
+                organisation_id=row[1],
+                model_id=row[2],
+                provider_id=row[3],
+                upstream_model=row[4],
+                created_at_ms=row[5],
+                position=row[6],
+                price=None if row[7] is None else _PRICE.decode(row[7]),
+                capabilities=_CAPABILITIES.decode(row[8]),
+                context_tokens=row[9],
+            )
+        )
+    prices = {row[0]: _PRICE.decode(row[1]) for row in connection.execute("SELECT model, price FROM prices")}
+    return RouteRows(providers, credentials, own_lists, models, targets, prices)
+
+
+def _key(row: tuple[Any, ...]) -> KeyRow:
+    fields = list(row)
+    fields[9], fields[10] = _STRINGS.decode(row[9]), _STRINGS.decode(row[10])
+    return KeyRow(*fields)
+
+
+def _fetch(cursor: sqlite3.Cursor) -> Iterable[tuple[Any, ...]]:
+    while rows := cursor.fetchmany(PAUSE_ROWS):
+        yield from rows

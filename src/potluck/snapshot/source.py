@@ -1,0 +1,244 @@
+"""The current snapshot, and how a write reaches it.
+
+A write touches the store first, then calls `refresh` with what it touched: those rows are read again in a reader
+thread, compiled on the loop in slices of at most 2 ms (a thread that compiles would hold the loop for longer), and the
+snapshot is swapped. Another process's writes are noticed by the version, once a second, and compiled whole.
+"""
+
+import asyncio
+import gc
+import logging
+import time
+from collections.abc import Generator
+from typing import TYPE_CHECKING, TypeVar
+
+import msgspec
+
+from potluck.identity.vault import Vault
+from potluck.model.secret import Secret
+from potluck.model.snapshot import CompiledKey, Snapshot
+from potluck.snapshot.changes import EVERYTHING, Change
+from potluck.snapshot.compiling import Models, compile_declared, compile_keys, compile_pins, merge_names
+from potluck.snapshot.providers import ProviderPart, compile_provider
+from potluck.snapshot.rows import Rows, read, read_version
+from potluck.store import Store
+
+if TYPE_CHECKING:
+    import sqlalchemy as sa
+
+SLICE_S = 0.002
+POLL_S = 1.0
+TOUCH_FLUSH_S = 30.0
+
+T = TypeVar("T")
+log = logging.getLogger("potluck.snapshot")
+
+
+class SnapshotError(Exception):
+    """The stored configuration cannot be compiled; the snapshot before it goes on. Safe to print."""
+
+
+class _Compiled(msgspec.Struct):
+    """What the next partial compile starts from. Never changed in place."""
+
+    version: int = 0
+    keys: dict[bytes, CompiledKey] = {}
+    hashes: dict[str, tuple[bytes, ...]] = {}
+    """under which a key stands in `keys`, by its id"""
+    parts: dict[str, ProviderPart] = {}
+    pins: dict[str, Models] = {}
+    """by provider"""
+    models: Models = {}
+    flat_pins: Models = {}
+
+
+class SnapshotStore:
+    """Implements `ports.SnapshotSource`. Lives on one event loop; `current` is a plain attribute, swapped whole.
+
+        snapshots = SnapshotStore(store, vault, local_model=True)
+        snapshots.load()                      # before listening; raises SnapshotError
+        task = asyncio.ensure_future(snapshots.watch())
+        await snapshots.refresh(change)       # after each write, before its answer
+        snapshots.set_local(port, secret)     # the built-in model listens there now (None: it does not)
+
+    `current`: the snapshot. `hash_key(token)`: the hash under which `current.keys` holds an API key. `problem`: why the
+    newest stored configuration is not in force, else empty.
+    """
+
+    def __init__(self, store: Store, vault: Vault, *, local_model: bool = True) -> None:
+        self.current = Snapshot(version=0, keys={}, models={}, pins={})
+        self.hash_key = vault.hash
+        self.problem = "the configuration has not been read yet"
+        self._store = store
+        self._vault = vault
+        self._local_model = local_model
+        self._local: tuple[int, Secret] | None = None
+        self._compiled = _Compiled()
+        self._pending: list[Change] = []
+        self._lock = asyncio.Lock()
+        self._used: set[str] = set()
+        self._background: set[asyncio.Future[None]] = set()
+
+    def touch(self, key: CompiledKey) -> None:
+        """The key was used; `watch` writes `last_used_at_ms` now and then."""
+        self._used.add(key.id)
+
+    def load(self) -> None:
+        """Read and compile everything, at once: for the start, before anybody waits. Raises SnapshotError."""
+        rows = self._store.read_rows_now(lambda connection: read(connection, keys=None, routes=True))
+        self._swap(_run(self._guarded(rows, EVERYTHING)), whole=True)
+
+    async def refresh(self, change: Change = EVERYTHING) -> int:
+        """Compile what a write touched and swap; returns the version now in force.
+
+        Raises SnapshotError when the stored configuration cannot be compiled; the old snapshot stays, and the change
+        is tried again with the next one.
+        """
+        if change.is_empty and not change.version:
+            return self.current.version
+        self._pending.append(change)
+        async with self._lock:
+            if not self._pending:
+                return self.current.version  # another call took our change along
+            taken, self._pending = self._pending, []
+            try:
+                await self._refresh(taken)
+            except BaseException:
+                self._pending = [EVERYTHING, *self._pending]
+                raise
+            return self.current.version
+
+    def set_local(self, port: int | None, secret: Secret | None = None) -> None:
+        """Where the built-in model listens, as its supervisor says; None when it is down. Compiles its targets."""
+        self._local = None if port is None or secret is None else (port, secret)
+        builtin = frozenset(part.provider.id for part in self._compiled.parts.values() if part.provider.builtin)
+        if builtin:
+            task = asyncio.ensure_future(self._refresh_quietly(Change(providers=builtin)))
+            self._background.add(task)
+            task.add_done_callback(self._background.discard)
+
+    async def watch(self) -> None:
+        """Notice other processes' writes each second and write down which keys were used. Runs until cancelled."""
+        flushed_at = time.monotonic()
+        while True:
+            await asyncio.sleep(POLL_S)
+            version = await self._store.read_rows(read_version)
+            if version != self.current.version and not self._lock.locked():
+                await self._refresh_quietly(EVERYTHING)
+            if time.monotonic() - flushed_at >= TOUCH_FLUSH_S:
+                flushed_at = time.monotonic()
+                await self.flush_touched()
+
+    async def flush_touched(self) -> None:
+        """Write `last_used_at_ms` of the keys used since the last time."""
+        if not self._used:
+            return
+        used, self._used = self._used, set()
+        at_ms = int(time.time() * 1000)
+
+        def write(connection: "sa.Connection") -> None:
+            statement = "UPDATE api_keys SET last_used_at_ms = ? WHERE id = ?"
+            connection.exec_driver_sql(statement, [(at_ms, key_id) for key_id in used])
+
+        await self._store.write(write)
+
+    async def _refresh_quietly(self, change: Change) -> None:
+        try:
+            await self.refresh(change)
+        except SnapshotError:
+            log.exception("the new configuration is not in force")
+
+    async def _refresh(self, taken: list[Change]) -> None:
+        change = Change()
+        for each in taken:
+            change |= each
+        known = {each.version for each in taken if each.version}
+        base = self._compiled.version
+        rows = await self._store.read_rows(
+            lambda connection: read(
+                connection, keys=None if change.everything else change.keys, routes=change.everything or change.routes
+            )
+        )
+        missed = set(range(base + 1, rows.version + 1)) - known
+        if missed and not change.everything:
+            # somebody else wrote as well: what they touched is not known here
+            change = EVERYTHING
+            rows = await self._store.read_rows(lambda connection: read(connection, keys=None, routes=True))
+        self._swap(await _run_sliced(self._guarded(rows, change)), whole=change.everything)
+
+    def _guarded(self, rows: Rows, change: Change) -> Generator[None, None, _Compiled]:
+        try:
+            return (yield from self._compile(rows, change))
+        except Exception as error:
+            self.problem = f"configuration version {rows.version} cannot be compiled: {type(error).__name__}: {error}"
+            raise SnapshotError(self.problem) from error
+
+    def _compile(self, rows: Rows, change: Change) -> Generator[None, None, _Compiled]:
+        """The next state from the last one and what was read: copies what changes, shares the rest."""
+        old = self._compiled
+        keys, hashes = old.keys, old.hashes
+        if change.everything:
+            keys, hashes = {}, {}
+        elif change.keys:
+            keys, hashes = dict(keys), dict(hashes)
+            for key_id in change.keys:
+                for hashed in hashes.pop(key_id, ()):
+                    del keys[hashed]
+            yield
+        if change.keys or change.everything:
+            yield from compile_keys(rows.keys, keys, hashes)
+        if rows.routes is None:
+            return _Compiled(rows.version, keys, hashes, old.parts, old.pins, old.models, old.flat_pins)
+        routes, prices = rows.routes, rows.routes.prices
+        parts: dict[str, ProviderPart] = {}
+        pins: dict[str, Models] = {}
+        for provider_id, provider in routes.providers.items():
+            if provider.builtin and not self._local_model:
+                continue
+            fresh = change.everything or provider_id in change.providers or provider_id not in old.parts
+            parts[provider_id] = (
+                compile_provider(routes, provider, self._vault, self._local) if fresh else old.parts[provider_id]
+            )
+            yield
+            if fresh or change.prices:
+                pins[provider_id] = yield from compile_pins(parts[provider_id], prices)
+            else:
+                pins[provider_id] = old.pins[provider_id]
+        declared = yield from compile_declared(routes.models, routes.targets, parts, prices)
+        yield
+        models = merge_names(declared, pins, parts)
+        yield
+        flat: Models = {name: model for each in pins.values() for name, model in each.items()}
+        return _Compiled(rows.version, keys, hashes, parts, pins, models, flat)
+
+    def _swap(self, compiled: _Compiled, *, whole: bool) -> None:
+        self._compiled = compiled
+        self.current = Snapshot(compiled.version, compiled.keys, compiled.models, compiled.flat_pins)
+        self.problem = ""
+        if whole:
+            # the collector would walk all of it again and again, and find nothing
+            gc.freeze()
+
+
+def _run(work: Generator[None, None, T]) -> T:
+    """Run a compile to its end at once."""
+    while True:
+        try:
+            next(work)
+        except StopIteration as done:
+            result: T = done.value
+            return result
+
+
+async def _run_sliced(work: Generator[None, None, T]) -> T:
+    """Run a compile on the loop, giving way after every 2 ms."""
+    until = time.perf_counter() + SLICE_S
+    while True:
+        try:
+            next(work)
+        except StopIteration as done:
+            result: T = done.value
+            return result
+        if time.perf_counter() >= until:
+            await asyncio.sleep(0)
+            until = time.perf_counter() + SLICE_S
