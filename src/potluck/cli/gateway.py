@@ -76,6 +76,16 @@ class Gateway:
             if not cursor:
                 return
 
+    def path_of(self, collection: str, ref: str, **query: Any) -> str:
+        """The path of an object by id or name. A name with `/` in it is no path segment: its id is looked up."""
+        if "/" not in ref:
+            return f"{collection}/{quote(ref, safe='')}"
+        for each in self.pages(collection, **query):
+            if ref in (each["name"], f"{each.get('provider')}/{each['name']}"):
+                return f"{collection}/{each['id']}"
+        kind = collection.strip("/").removesuffix("s")
+        raise Failure(f"there is no {kind} {ref!r}: `potluck {kind} list` shows what there is")
+
     def call(self, method: str, path: str, body: Any = None, *, query: Mapping[str, Any] | None = None) -> Any:
         """One call of the admin API (`path` below `/api/v1`), its decoded answer."""
         answer = self.send(method, f"/api/v1{path}", body, query=query, token=self._token())
@@ -126,11 +136,6 @@ class Gateway:
         if self._parts.scheme == "https":
             return http.client.HTTPSConnection(host, port, timeout=self._timeout_s)
         return http.client.HTTPConnection(host, port, timeout=self._timeout_s)
-
-
-def segment(text: str) -> str:
-    """A name as one segment of a path."""
-    return quote(text, safe="")
 
 
 def refusal(answer: Answer, url: str) -> Refused:

@@ -1,0 +1,196 @@
+"""`potluck model list|show|create|update|remove|price`."""
+
+from typing import Any
+
+import click
+
+from potluck.cli.failure import USAGE, Failure
+from potluck.cli.output import count, plain, when
+from potluck.cli.session import Group, Session, current
+
+
+@click.group(cls=Group)
+def model() -> None:
+    """Models, the targets that serve them, and prices."""
+
+
+@model.command("list")
+def list_() -> None:
+    """List the models that callers can name."""
+    session = current()
+    models = _cards(session)
+    if session.json:
+        session.output.data({"data": models})
+        return
+    rows = []
+    for each in models:
+        targets = each["targets"]
+        usable = [target for target in targets if not target["unroutable"]]
+        price = next((target["price"] for target in usable if target["price"]), None)
+        rows.append(
+            {
+                "name": each["name"],
+                "targets": [target["target"] for target in targets],
+                "input": price and _usd(price["input"]),
+                "output": price and _usd(price["output"]),
+                "state": "routable" if usable else "not routable: potluck model show " + each["name"],
+            }
+        )
+    columns = [
+        ("MODEL", "name"),
+        ("TARGETS", "targets"),
+        ("IN $/M", "input"),
+        ("OUT $/M", "output"),
+        ("STATE", "state"),
+    ]
+    empty = "no models: potluck provider add NAME --base-url URL, or potluck local-model install"
+    session.output.table(columns, rows, empty=empty, right=("input", "output"))
+
+
+@model.command()
+@click.argument("name")
+def show(name: str) -> None:
+    """Show a model's targets: price, latency and errors of the last day, and why one is not routable."""
+    session = current()
+    found = next((each for each in _cards(session) if name in (each["name"], each["id"])), None)
+    if found is None:
+        raise Failure(f"there is no model {name!r}: `potluck model list` shows what there is")
+    traffic = {row["target"]: row for row in session.gateway.get("/usage", by="target", since="1d")["data"]}
+    targets = [each | {"last_day": traffic.get(each["target"])} for each in found["targets"]]
+    if session.json:
+        session.output.data(found | {"targets": targets})
+        return
+    session.output.facts([("model", found["name"]), ("placement", found["placement"])])
+    session.output.line()
+    rows = []
+    for each in targets:
+        price, day = each["price"], each["last_day"]
+        rows.append(
+            {
+                "target": each["target"],
+                "own": each["own"],
+                "price": price and f"{_usd(price['input'])} / {_usd(price['output'])}",
+                "source": price and price.get("version"),
+                "requests": day and count(day["requests"]),
+                "errors": day and count(day["errors"]),
+                "first": day and _milliseconds(day["mean_first_content_ms"]),
+                "mean": day and _milliseconds(day["mean_ms"]),
+                "state": each["unroutable"] or "routable",
+            }
+        )
+    columns = [("TARGET", "target"), ("OWN", "own"), ("IN / OUT $/M", "price"), ("PRICE FROM", "source")]
+    columns += [("REQUESTS 24H", "requests"), ("ERRORS", "errors"), ("FIRST TOKEN", "first"), ("WHOLE", "mean")]
+    columns += [("STATE", "state")]
+    session.output.table(columns, rows, empty="no targets", right=("requests", "errors", "first", "mean"))
+
+
+@model.command()
+@click.argument("name")
+@click.option("--target", "targets", multiple=True, required=True, help="provider/upstream-model; several, in order.")
+@click.option("--placement", type=click.Choice(["any", "own"]), help="own: never leaves own infrastructure.")
+def create(name: str, targets: tuple[str, ...], placement: str | None) -> None:
+    """Declare a model name and the targets that serve it."""
+    session = current()
+    body: dict[str, Any] = {"name": name, "targets": [{"target": each} for each in targets]}
+    if placement:
+        body["placement"] = placement
+    _say(session, session.gateway.post("/models", body), "is declared")
+
+
+@model.command()
+@click.argument("ref", metavar="MODEL")
+@click.option("--name", help="A new name.")
+@click.option("--placement", type=click.Choice(["any", "own"]), help="own: never leaves own infrastructure.")
+@click.option("--add-target", "added", multiple=True, metavar="TARGET", help="Add this target, last.")
+@click.option("--remove-target", "removed", multiple=True, metavar="TARGET", help="Remove this target.")
+def update(ref: str, name: str | None, placement: str | None, added: tuple[str, ...], removed: tuple[str, ...]) -> None:
+    """Change a declared model."""
+    session = current()
+    path = session.gateway.path_of("/models", ref)
+    body: dict[str, Any] = {member: value for member, value in (("name", name), ("placement", placement)) if value}
+    if added or removed:
+        have = session.gateway.get(path)["targets"]
+        if missing := set(removed) - {each["target"] for each in have}:
+            raise Failure(f"{ref} has no target {min(missing)!r}: it has {', '.join(each['target'] for each in have)}")
+        body["targets"] = [_entry(each) for each in have if each["target"] not in removed]
+        body["targets"] += [{"target": each} for each in added]
+    if not body:
+        raise Failure("nothing to change: give at least one option (see: potluck model update --help)", USAGE)
+    _say(session, session.gateway.patch(path, body), "is changed")
+
+
+@model.command()
+@click.argument("ref", metavar="MODEL")
+def remove(ref: str) -> None:
+    """Remove a declared model."""
+    session = current()
+    session.gateway.delete(session.gateway.path_of("/models", ref))
+    if session.json:
+        session.output.data({"removed": ref})
+    else:
+        session.output.line(f"model {ref} is removed")
+
+
+_USD = click.FloatRange(0, 1_000_000)
+
+
+@model.command()
+@click.argument("name")
+@click.option("--input", type=_USD, metavar="USD", help="Per million input tokens.")
+@click.option("--output", type=_USD, metavar="USD", help="Per million output tokens.")
+@click.option("--cached-input", type=_USD, metavar="USD", help="Per million input tokens read from a cache.")
+@click.option("--cache-write", type=_USD, metavar="USD", help="Per million input tokens written to a cache.")
+@click.option("--per-request", type=_USD, metavar="USD", help="For each request, whatever its size.")
+@click.option("--unset", is_flag=True, help="Take the price away; the catalogue's applies again.")
+def price(name: str, unset: bool, **parts: float | None) -> None:
+    """Set the price of a model, an upstream model, or provider/upstream-model. 0 is a price."""
+    session = current()
+    given = {part: value for part, value in parts.items() if value is not None}
+    if unset:
+        if given:
+            raise Failure("--unset takes no price beside it", USAGE)
+        prices = session.gateway.pages("/prices")
+        found = next((each for each in prices if name in (each["model"], each["id"])), None)
+        if found is None:
+            raise Failure(f"no price was set for {name!r}")
+        session.gateway.delete(f"/prices/{found['id']}")
+        if session.json:
+            session.output.data({"removed": name})
+        else:
+            session.output.line(f"the price of {name} is taken away")
+        return
+    if "input" not in given or "output" not in given:
+        raise Failure("a price needs both: --input USD --output USD (per million tokens)", USAGE)
+    made = session.gateway.post("/prices", {"model": name, "price": given})
+    if session.json:
+        session.output.data(made)
+        return
+    parts_said = ", ".join(f"{part.replace('_', ' ')} {_usd(value)}" for part, value in given.items())
+    session.output.line(f"price of {made['model']}: {parts_said} USD (per million tokens)")
+
+
+def _cards(session: Session) -> list[dict[str, Any]]:
+    """What the data plane serves: declared models, the providers' own, the built-in one."""
+    snapshot = session.gateway.get("/snapshot")
+    return list(snapshot["models"])
+
+
+def _entry(target: dict[str, Any]) -> dict[str, Any]:
+    """A target as it was read, as it is written."""
+    return {member: target[member] for member in ("target", "price", "capabilities", "context_tokens")}
+
+
+def _usd(amount: float) -> str:
+    return f"{amount:.6f}".rstrip("0").rstrip(".")
+
+
+def _milliseconds(value: float | None) -> str | None:
+    return None if value is None else f"{value:,.0f} ms"
+
+
+def _say(session: Session, made: dict[str, Any], what: str) -> None:
+    if session.json:
+        session.output.data(made)
+        return
+    session.output.line(f"model {made['name']} {what}: {plain([each['target'] for each in made['targets']])}")
+    session.output.line(f"since {when(made['created_at_ms'])}; see its prices: potluck model show {made['name']}")
