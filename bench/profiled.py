@@ -1,6 +1,6 @@
 """Runs Potluck in this process, its profiler switched on and off by SIGUSR1: `-m bench.profiled HOW OUT ARGS…`.
 
-`calls` is cProfile: exact counts, each call dearer than it is. `lines` samples the stack once per ms of CPU time:
+`calls` is cProfile: exact counts, each call dearer than it is. `lines` samples the stack as often as the tick allows:
 true proportions, with time spent in C credited to the Python line that called it, or to the first line after it.
 """
 
