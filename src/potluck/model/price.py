@@ -8,6 +8,7 @@ from potluck.model.usage import TokenUsage
 
 NANOUSD_PER_USD = 1_000_000_000
 TOKENS_PER_UNIT = 1_000_000
+MAX_USD_PER_MILLION = 1_000_000
 
 PriceSource = Literal["catalog", "operator", "target", "own"]
 
@@ -43,33 +44,51 @@ class Price(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 def cost_nanousd(usage: TokenUsage, price: Price) -> int:
-    """The cost of one call in nano-USD: exact integer sum over the parts, rounded up once."""
+    """The cost of one call in nano-USD: exact integer sum over the parts, rounded up once. Never negative.
+
+    A tier replaces the base rates for the whole prompt. Parts that an upstream reports beyond the whole they belong to
+    are cut to it, in the order cached, written, audio; reasoning, audio: nothing is charged twice, nothing below zero.
+    """
     rate_in, rate_out, rate_cached, rate_write = price.input, price.output, price.cached_input, price.cache_write
     for tier in price.tiers:
         if usage.input_tokens > tier.above_input_tokens:
             rate_in, rate_out, rate_cached, rate_write = tier.input, tier.output, tier.cached_input, tier.cache_write
-    cached, write, audio_in = usage.cached_input_tokens, usage.cache_write_tokens, usage.audio_input_tokens
-    reasoning, audio_out = usage.reasoning_tokens, usage.audio_output_tokens
-    total = usage.input_tokens * rate_in + usage.output_tokens * rate_out
+    left_in, left_out = max(0, usage.input_tokens), max(0, usage.output_tokens)
+    total = left_in * rate_in + left_out * rate_out
     # the parts are inside input_tokens and output_tokens: each moves its tokens from the base rate to its own
-    if cached and rate_cached is not None:
-        total += cached * (rate_cached - rate_in)
-    if write and rate_write is not None:
-        total += write * (rate_write - rate_in)
-    if audio_in and price.audio_input is not None:
-        total += audio_in * (price.audio_input - rate_in)
-    if reasoning and price.reasoning is not None:
-        total += reasoning * (price.reasoning - rate_out)
-    if audio_out and price.audio_output is not None:
-        total += audio_out * (price.audio_output - rate_out)
-    return max(0, -(-total // TOKENS_PER_UNIT)) + price.per_request
+    if usage.cached_input_tokens and rate_cached is not None:
+        part = min(usage.cached_input_tokens, left_in)
+        total += part * (rate_cached - rate_in)
+        left_in -= part
+    if usage.cache_write_tokens and rate_write is not None:
+        part = min(usage.cache_write_tokens, left_in)
+        total += part * (rate_write - rate_in)
+        left_in -= part
+    if usage.audio_input_tokens and price.audio_input is not None:
+        total += min(usage.audio_input_tokens, left_in) * (price.audio_input - rate_in)
+    if usage.reasoning_tokens and price.reasoning is not None:
+        part = min(usage.reasoning_tokens, left_out)
+        total += part * (price.reasoning - rate_out)
+        left_out -= part
+    if usage.audio_output_tokens and price.audio_output is not None:
+        total += min(usage.audio_output_tokens, left_out) * (price.audio_output - rate_out)
+    return -(-total // TOKENS_PER_UNIT) + price.per_request
 
 
 def usd_per_million_to_nanousd(usd: float | str) -> int:
-    """A price as people write it (USD per million tokens) as integer nano-USD per million; exact for ≤ 9 decimals."""
-    from decimal import Decimal  # noqa: PLC0415 — control plane only
+    """A price as people write it (USD per million tokens) as integer nano-USD per million; exact for ≤ 9 decimals.
 
-    return int((Decimal(str(usd)) * NANOUSD_PER_USD).to_integral_value())
+    Raises ValueError for what is not a number of 0 or more.
+    """
+    from decimal import Decimal, InvalidOperation
+
+    try:
+        amount = Decimal(str(usd))
+    except InvalidOperation:
+        amount = Decimal("NaN")
+    if not amount.is_finite() or amount < 0 or amount > MAX_USD_PER_MILLION:
+        raise ValueError(f"a price is a number of USD between 0 and {MAX_USD_PER_MILLION}, not {usd!r}")
+    return int((amount * NANOUSD_PER_USD).to_integral_value())
 
 
 def nanousd_to_usd_text(nanousd: int) -> str:
