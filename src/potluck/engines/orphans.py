@@ -25,11 +25,11 @@ def start_time(pid: int) -> str:
             return ""
         return "" if fields[0] == b"Z" else f"{boot}:{fields[19].decode()}"
     shown = subprocess.run(
-        ["ps", "-o", "lstart=", "-p", str(pid)],
+        ["/bin/ps", "-o", "lstart=", "-p", str(pid)],
         capture_output=True,
         text=True,
         check=False,
-        timeout=5,  # noqa: S607
+        timeout=5,
     )
     return shown.stdout.strip()
 
