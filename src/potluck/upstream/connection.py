@@ -18,7 +18,7 @@ Rules:
 """
 
 import asyncio
-from typing import TYPE_CHECKING, Any, cast, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from httptools import HttpParserError, HttpResponseParser
 
@@ -167,9 +167,9 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # not an isinstance check: uvloop's transports are no subclass
-        self.transport = cast("asyncio.Transport", transport)
-        self.is_closing = transport.is_closing
-        self._write = transport.write
+        self.transport = own = cast("asyncio.Transport", transport)
+        self.is_closing = own.is_closing
+        self._write = own.write
 
     def data_received(self, data: bytes) -> None:
         call = self.call
