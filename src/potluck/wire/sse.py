@@ -53,12 +53,13 @@ class SseReader:
         self._data: list[bytes] = []
         self._name = b""
         self._size = 0
+        """of the lines of the event so far; 0 between events"""
         self._closed = False
 
     @property
     def pending(self) -> bool:
         """Bytes of an event that has not ended are held; after `close`: the last event was cut."""
-        return bool(self._rest or self._partial or self._data or self._name)
+        return bool(self._rest or self._partial or self._size)
 
     def feed(self, data: bytes) -> list[Event]:
         """The events that `data` completes, in order."""
@@ -149,7 +150,7 @@ class SseReader:
             self._partial += tail
             if self._size + len(self._partial) > self._max:
                 self._overflow()
-        self._raw = not (self._partial or self._data or self._name or self._after_cr)
+        self._raw = not (self._partial or self._size or self._after_cr)
         return events
 
     def _field(self, line: bytes) -> None:
