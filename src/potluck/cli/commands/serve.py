@@ -51,11 +51,11 @@ def serve(**options: Any) -> int:
         settings = load_settings(options, current().env)
     except ConfigError as error:
         raise Failure(str(error), USAGE) from None
-    from potluck.runtime import gateway
+    from potluck.runtime.gateway import run
 
     for variable in _FOR_US_ALONE:
         os.environ.pop(variable, None)
-    return gateway.run(settings)
+    return run(settings)
 
 
 _FOR_US_ALONE = ("POTLUCK_MASTER_KEY", "POTLUCK_BOOTSTRAP_ADMIN_TOKEN", "POTLUCK_BOOTSTRAP_API_KEY")
