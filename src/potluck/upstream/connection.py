@@ -32,8 +32,9 @@ MAX_HEAD_BYTES = 64 * 1024
 """Node.js allows 16 KiB, Go 1 MiB, nginx 4–8 KiB by default; the heads of large providers stay under 16 KiB"""
 MAX_INTERIM = 16
 """Go's limit is 5 where nobody looks at them; CDNs send a few 103"""
-JOIN_BYTES = 32 * 1024
-"""a body up to this size is copied behind its head (0.3 µs) and written with it; a larger one is written after it"""
+JOIN_BYTES = 64 * 1024
+"""A body up to this size is copied behind its head, a larger one is written beside it (`writev`, no copy). Two separate
+writes cost 5 µs more from 16 KB to 100 KB; copy and `writev` are even at 64 KB."""
 
 IDLE, SENT, HEAD, BODY, CLOSED = range(5)
 
@@ -117,9 +118,7 @@ class Connection(asyncio.Protocol):
         if len(body) <= JOIN_BYTES:
             self._write(b"%b%d\r\n\r\n%b" % (wire, len(body), body))
         else:
-            self._write(b"%b%d\r\n\r\n" % (wire, len(body)))
-            if not self.is_closing():
-                self._write(body)
+            self.transport.writelines((b"%b%d\r\n\r\n" % (wire, len(body)), body))
 
     def close(self) -> None:
         """Close at once, whatever is under way; no callback follows."""
