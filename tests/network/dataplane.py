@@ -1,0 +1,209 @@
+"""A data plane on real sockets: the real listener, exchange, pool and spool, wired as the composition root wires them.
+
+Everything runs on one loop with the fake provider and the raw caller, so a test can see both ends of every connection.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import msgspec
+
+from potluck.conformance.caller import Caller, encode_request
+from potluck.ledger.spool import Spool
+from potluck.model.price import Price
+from potluck.model.resources import Capability, Timeouts
+from potluck.model.secret import Secret
+from potluck.model.snapshot import CompiledKey, CompiledModel, CompiledTarget, Endpoint, Snapshot
+from potluck.model.usage import Intent, UsageRecord
+from potluck.providers.openai import build_heads
+from potluck.proxy.limits import PlaneLimits
+from potluck.proxy.listener import Connection
+from potluck.proxy.plane import Plane
+from potluck.telemetry.meter import DataPlaneMeter
+from potluck.upstream.pool import Pool
+
+CALLER_KEY = "plk-canaryCallerKey0000000000000000000000000000000000"
+UPSTREAM_KEY = "sk-upstream-canary-secret"
+CAPABILITIES: tuple[Capability, ...] = ("chat", "completions", "embeddings", "responses")
+PRICE = Price(input=100_000_000, output=400_000_000, version="test:1", source="operator")
+"""USD 0.10 and 0.40 per million tokens"""
+PATIENT = Timeouts(connect_s=10, first_byte_s=20, idle_s=20, total_s=60)
+HASTY = Timeouts(connect_s=0.5, first_byte_s=0.5, idle_s=0.5, total_s=1.5)
+
+
+class Snapshots:
+    """Implements `ports.SnapshotSource` over models that the test adds."""
+
+    def __init__(self) -> None:
+        self.key = CompiledKey(
+            id="key_test", name="test", organisation_id="org_test", project_id="prj_test", project="default",
+            data_class="standard", models=None, tags=(), expires_at_s=float("inf"), created_at_ms=1_767_225_600_000,
+        )  # fmt: skip
+        self.current = Snapshot(version=1, keys={self.hash_key(CALLER_KEY.encode()): self.key}, models={}, pins={})
+
+    @staticmethod
+    def hash_key(token: bytes) -> bytes:
+        return blake2b(token, digest_size=16).digest()
+
+    def touch(self, key: CompiledKey) -> None:
+        pass
+
+    def swap(self, **members: Any) -> None:
+        self.current = msgspec.structs.replace(self.current, version=self.current.version + 1, **members)
+
+
+class TappedSpool(Spool):
+    """The real spool; what passes through it stays visible."""
+
+    def __init__(self, directory: Path, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(directory, loop)
+        self.intents: list[Intent] = []
+        self.records: list[UsageRecord] = []
+        self.refusals: list[tuple[str, str]] = []
+        self.changed = asyncio.Condition()
+
+    def intend(self, intent: Intent, then: Callable[[bool], None]) -> None:
+        self.intents.append(intent)
+        super().intend(intent, then)
+
+    def settle(self, record: UsageRecord, then: Callable[[bool], None]) -> None:
+        self.records.append(record)
+        super().settle(record, then)
+
+    def refuse(self, reason: str, who: str, at_ms: int, detail: str) -> None:
+        self.refusals.append((reason, who))
+        super().refuse(reason, who, at_ms, detail)
+
+
+class Gateway:
+    """The parts of a data plane, wired as the composition root wires them."""
+
+    host = "127.0.0.1"
+
+    def __init__(self, home: Path, limits: PlaneLimits) -> None:
+        loop = asyncio.get_running_loop()
+        self.snapshots = Snapshots()
+        self.spool = TappedSpool(home / "spool", loop)
+        self.pool = Pool(loop)
+        self.plane = Plane(loop, self.snapshots, {"pool": self.pool}, self.spool, DataPlaneMeter(), limits=limits)
+        self.port = 0
+        self._server: asyncio.Server
+        self._sweeper: asyncio.Task[None]
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    async def start(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(lambda: Connection(self.plane), self.host, 0)
+        self.port = self._server.sockets[0].getsockname()[1]
+        self._sweeper = loop.create_task(self._sweep())
+        self._tasks = asyncio.all_tasks()
+
+    async def _sweep(self) -> None:
+        while True:
+            now = time.monotonic()
+            self.plane.sweep(now)
+            self.pool.sweep(now)
+            await asyncio.sleep(0.05)
+
+    async def stop(self) -> None:
+        self._sweeper.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._sweeper
+        self._server.close()
+        for connection in list(self.plane.connections):
+            connection.abort()
+        for guarded in list(self.plane.guarded):
+            guarded.transport.abort()
+        self.pool.close()
+        for _ in range(5):  # closed transports are freed a few loop turns later
+            await asyncio.sleep(0)
+        self.spool.close()
+
+    # configuration
+
+    def add(
+        self,
+        model: str,
+        base_url: str,
+        *,
+        upstream_model: str | None = None,
+        timeouts: Timeouts = PATIENT,
+        price: Price | None = PRICE,
+        **members: Any,
+    ) -> None:
+        """A public model with one target at `base_url`."""
+        parts = urlsplit(base_url)
+        name = upstream_model or model
+        target = CompiledTarget(
+            id=f"tgt_{model}",
+            name=f"fake/{name}",
+            provider_id="prv_fake",
+            provider="fake",
+            credential_id="crd_fake",
+            upstream="pool",
+            endpoint=Endpoint(f"{parts.netloc} {timeouts}", parts.hostname or "", parts.port or 80, False, timeouts),
+            model_json=msgspec.json.encode(name),
+            heads=build_heads(base_url, Secret(UPSTREAM_KEY), CAPABILITIES),
+            price=price,
+            **{"own": False, "on_hangup": "cancel", "quirks": frozenset(), **members},
+        )
+        models = {
+            **self.snapshots.current.models,
+            model: CompiledModel(model, (target,), b'{"id":"%s"}' % name.encode()),
+        }
+        self.snapshots.swap(models=models)
+
+    # looking
+
+    def caller(self, **kwargs: Any) -> Caller:
+        return Caller(self.host, self.port, **kwargs)
+
+    def request(self, model: str = "ok", path: str = "/v1/chat/completions", **members: Any) -> bytes:
+        """A chat request of the caller with his key, as bytes."""
+        return encode_request(path=path, body=chat(model, **members), key=CALLER_KEY)
+
+    async def record(self, model: str | None = None, *, timeout_s: float = 5.0) -> UsageRecord:
+        """The only record (of requests for `model`), as soon as it is settled."""
+        await self.until(lambda: self._records(model), timeout_s=timeout_s)
+        (record,) = self._records(model)
+        return record
+
+    def _records(self, model: str | None) -> list[UsageRecord]:
+        return [record for record in self.spool.records if model is None or record.model == model]
+
+    async def until(self, condition: Callable[[], object], *, timeout_s: float = 5.0) -> None:
+        """Return once `condition()` is true; looked at each loop turn or so. Raises TimeoutError."""
+        async with asyncio.timeout(timeout_s):
+            while not condition():
+                await asyncio.sleep(0.002)
+
+    async def at_rest(self) -> None:
+        """Nothing runs, nothing is held, no upstream call is open. Raises TimeoutError naming what is left."""
+        try:
+            await self.until(lambda: not self._left(), timeout_s=3.0)
+        except TimeoutError:
+            raise AssertionError(f"left behind: {self._left()}") from None
+
+    def _left(self) -> dict[str, Any]:
+        mine = {asyncio.current_task(), *self._tasks}
+        stats = self.pool.stats().endpoints.values()
+        left = {
+            "exchanges": list(self.plane.exchanges),
+            "buffered bytes": self.plane.buffered_bytes,
+            "upstream calls": sum(each.in_flight + each.connecting + each.waiting for each in stats),
+            "tasks": [task for task in asyncio.all_tasks() - mine if "SeenConnection" not in repr(task)],
+            "intents without record": {intent.id for intent in self.spool.intents}
+            - {record.id for record in self.spool.records},
+        }
+        return {name: value for name, value in left.items() if value}
+
+
+def chat(model: str, **members: Any) -> dict[str, Any]:
+    """The body of a small chat request."""
+    return {"model": model, "messages": [{"role": "user", "content": "Who brings what?"}], **members}
