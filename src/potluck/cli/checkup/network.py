@@ -186,3 +186,19 @@ def built_in_model(home: Path) -> Verdict:
     if found.problem:
         return warn("built-in model", found.problem.partition(": ")[0], found.problem.partition(": ")[2])
     return ok("built-in model", f"{found.name}, engine {found.engine_version}")
+
+
+def engines() -> Iterator[Verdict]:
+    """Other engines on this machine, with the command that makes each a provider."""
+    import asyncio
+
+    from potluck.engines.discover import discover
+
+    found = asyncio.run(discover())
+    if not found:
+        yield skip("engines", "no other engine answers on this machine's well-known ports")
+    for engine in found:
+        models = f"{len(engine.models)} models" if len(engine.models) != 1 else engine.models[0]
+        said = f"{engine.kind} {engine.version}".rstrip()
+        mend = f"to use it: potluck provider add {engine.kind} --own --base-url {engine.base_url}"
+        yield Verdict("engine", "ok", f"{said} at {engine.base_url}, {models}", mend)

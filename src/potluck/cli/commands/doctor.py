@@ -45,6 +45,7 @@ def examine(session: Session, home: Path, public_url: str | None) -> Iterator[Ve
     yield machine.clock(home)
     yield machine.open_files()
     yield network.built_in_model(home)
+    yield from network.engines()
     gateway = session.gateway
     answered = network.alive(gateway)
     yield machine.port(session.url, answered=answered)
