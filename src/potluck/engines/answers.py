@@ -77,10 +77,12 @@ class EngineStream:
 
     def _mend(self, payload: bytes) -> Json:
         try:
-            chunk = _decode(payload)
-            choices, usage = chunk["choices"], chunk.pop("usage", None)
-        except (msgspec.MsgspecError, KeyError, TypeError, AttributeError):
+            return self._mended(_decode(payload))
+        except (msgspec.MsgspecError, LookupError, TypeError, AttributeError):
             raise CutError("reported an error inside its stream") from None
+
+    def _mended(self, chunk: Json) -> Json:
+        choices, usage = chunk["choices"], chunk.pop("usage", None)
         chunk.pop("timings", None)
         if self._prepared.kind == "completions":
             chunk["id"] = chunk.get("id", "").replace("chatcmpl-", "cmpl-")
@@ -93,7 +95,7 @@ class EngineStream:
                 self._mend_logprobs(choice)
         if usage is not None:
             self._usage_of[self._finished] = usage
-        return chunk  # type: ignore[no-any-return]
+        return chunk
 
     def _mend_call(self, choice: Json, answer_id: str) -> None:
         index, delta = choice["index"], choice.get("delta") or {}

