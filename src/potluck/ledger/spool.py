@@ -85,6 +85,7 @@ class Spool:
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._fd, self._path = self._create()
         self._size = 0
+        self._carried = 0
         self._born_s = loop.time()
         self._timer: asyncio.TimerHandle | None = loop.call_later(sync_s, self._tick)
 
@@ -220,7 +221,8 @@ class Spool:
             self._fail(error)
             return
         self._retired.append((self._fd, self._path))
-        self._fd, self._path, self._size, self._born_s = fd, path, written, self._loop.time()
+        self._fd, self._path, self._born_s = fd, path, self._loop.time()
+        self._size = self._carried = written
         self._kept, self._kept_bytes = [], 0
         self._torn = False
         self._dirty = True
@@ -239,7 +241,8 @@ class Spool:
         if self._ticks % SIZE_EVERY == 0:
             self._measure()
         age_s = self._loop.time() - self._born_s
-        self._due = self._failed or self._size >= self._file_bytes or (self._size > 0 and age_s >= self._file_age_s)
+        news = self._size - self._carried
+        self._due = self._failed or news >= self._file_bytes or (news > 0 and age_s >= self._file_age_s)
         self._flush()
         if self._dirty and self._syncing is None:
             self._dirty = False

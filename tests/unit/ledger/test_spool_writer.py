@@ -1,0 +1,295 @@
+"""The spool's writer on a real loop and a real directory."""
+
+import asyncio
+import errno
+import os
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from spool_lines import intent, lines_of, record
+
+from potluck.ledger import spool as spool_module
+from potluck.ledger.files import list_files, try_lock
+from potluck.ledger.spool import Spool
+
+TICK_S = 0.01
+
+
+class Answers:
+    """Collects what `then` was called with; `wait(n)` until there are n."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[str, bool]] = []
+        self._event = asyncio.Event()
+
+    def then(self, name: str) -> Callable[[bool], None]:
+        def call(ok: bool) -> None:
+            self.seen.append((name, ok))
+            self._event.set()
+
+        return call
+
+    async def wait(self, count: int) -> None:
+        while len(self.seen) < count:
+            self._event.clear()
+            await self._event.wait()
+
+
+@pytest.fixture
+async def spool(tmp_path: Path) -> AsyncIterator[Spool]:
+    made = Spool(tmp_path / "spool", asyncio.get_running_loop(), sync_s=TICK_S)
+    yield made
+    made.close()
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(5):
+        while not condition():
+            await asyncio.sleep(0.002)
+
+
+def files(spool: Spool, tmp_path: Path) -> list[str]:
+    return ["done" if file.closed else "live" for file in list_files(tmp_path / "spool")]
+
+
+class Disk:
+    """`os.write` with a fault: after `room` more bytes it writes what fits, then fails with `code`."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.calls = 0
+        self.room = 1 << 40
+        self.code = errno.ENOSPC
+        self._write = os.write
+        monkeypatch.setattr(spool_module.os, "write", self)
+
+    def __call__(self, fd: int, data: bytes) -> int:
+        self.calls += 1
+        if not self.room:
+            raise OSError(self.code, os.strerror(self.code))
+        written = self._write(fd, data[: self.room])
+        self.room -= written
+        return written
+
+
+async def test_one_write_per_loop_turn(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many lines a loop turn brings, they go to the file with one write, and all are told in order."""
+    disk, answers = Disk(monkeypatch), Answers()
+    for n in range(50):
+        spool.intend(intent(str(n)), answers.then(f"i{n}"))
+        spool.settle(record(str(n)), answers.then(f"s{n}"))
+    assert answers.seen == [], "told before the write"
+    await answers.wait(100)
+    assert disk.calls == 1
+    assert answers.seen == [(f"{kind}{n}", True) for n in range(50) for kind in "is"]
+    assert spool.open_calls == 0
+
+
+async def test_lines_are_there_when_then_runs(spool: Spool, tmp_path: Path) -> None:
+    """At the moment a caller is told, another process can read the line."""
+    found: list[dict[str, Any]] = []
+    done = asyncio.Event()
+
+    def look(ok: bool) -> None:
+        found.extend(lines_of(list_files(tmp_path / "spool")[0].path))
+        done.set()
+
+    spool.settle(record("1"), look)
+    await done.wait()
+    assert [each["r"]["id"] for each in found] == ["req_1"]
+
+
+async def test_a_callback_may_write_again(spool: Spool) -> None:
+    """A line handed in from a callback is written in the next turn."""
+    answers = Answers()
+    spool.intend(intent("1"), lambda ok: spool.settle(record("1"), answers.then("s")))
+    await answers.wait(1)
+    assert answers.seen == [("s", True)]
+
+
+async def test_a_failing_callback_is_alone(spool: Spool) -> None:
+    """A callback that raises is reported to the loop and takes no other caller's answer with it."""
+    reports: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: reports.append(context))
+    answers = Answers()
+
+    def fail(ok: bool) -> None:
+        raise RuntimeError("broken")
+
+    spool.settle(record("1"), fail)
+    spool.settle(record("2"), answers.then("2"))
+    await answers.wait(1)
+    assert [str(each["exception"]) for each in reports] == ["broken"]
+
+
+async def test_short_writes_are_completed(spool: Spool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A write that takes only a part is continued until all lines are in the file."""
+    real = os.write
+    monkeypatch.setattr(spool_module.os, "write", lambda fd, data: real(fd, data[:7]))
+    answers = Answers()
+    spool.settle(record("1"), answers.then("1"))
+    spool.settle(record("2"), answers.then("2"))
+    await answers.wait(2)
+    assert answers.seen == [("1", True), ("2", True)]
+    assert [each["r"]["id"] for each in lines_of(list_files(tmp_path / "spool")[0].path)] == ["req_1", "req_2"]
+
+
+async def test_full_disk_splits_at_the_last_whole_line(
+    spool: Spool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When the disk fills within a group, whole lines count, the torn one is cut off, and its callers hear False."""
+    disk, answers = Disk(monkeypatch), Answers()
+    disk.room = 900
+    for n in range(4):
+        spool.settle(record(str(n)), answers.then(str(n)))
+    await answers.wait(4)
+    whole = lines_of(list_files(tmp_path / "spool")[0].path)
+    assert [ok for _, ok in answers.seen] == [n < len(whole) for n in range(4)]
+    assert 0 < len(whole) < 4
+    assert not spool.writable
+
+
+async def test_what_waits_is_written_when_there_is_space_again(
+    spool: Spool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Settlements that a full disk refused are kept and written to a new file, once, as soon as it takes writes."""
+    disk, answers = Disk(monkeypatch), Answers()
+    spool.intend(intent("open"), answers.then("open"))
+    await answers.wait(1)
+    disk.room = 0
+    for n in range(3):
+        spool.settle(record(str(n)), answers.then(str(n)))
+    spool.refuse("invalid_api_key", "a", 60_000, "")
+    await answers.wait(4)
+    assert not spool.writable
+    disk.room = 1 << 40
+    await until(lambda: spool.writable)
+    spool.close()
+    ids = [
+        each["r"]["id"] for file in list_files(tmp_path / "spool") for each in lines_of(file.path) if each["t"] == "s"
+    ]
+    assert sorted(ids) == ["req_0", "req_1", "req_2"]
+    assert "free space" in caplog.text
+    assert "can be written again" in caplog.text
+
+
+async def test_a_refused_intent_is_forgotten(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An intent that could not be written is not carried over: the call was not made."""
+    disk, answers = Disk(monkeypatch), Answers()
+    spool.intend(intent("1"), answers.then("1"))
+    await answers.wait(1)
+    disk.room = 0
+    spool.intend(intent("1", n=2), answers.then("2"))
+    spool.intend(intent("9"), answers.then("9"))
+    await answers.wait(3)
+    assert answers.seen == [("1", True), ("2", False), ("9", False)]
+    assert spool.open_calls == 1
+
+
+async def test_memory_for_what_waits_is_bounded(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the disk away for long, what does not fit in the stated memory is dropped and counted."""
+    monkeypatch.setattr(spool_module, "KEPT_BYTES", 2000)
+    disk, answers = Disk(monkeypatch), Answers()
+    disk.room = 0
+    for n in range(20):
+        spool.settle(record(str(n)), answers.then(str(n)))
+    await answers.wait(20)
+    assert 0 < spool.dropped < 20
+
+
+async def test_a_full_file_makes_way_for_a_new_one(tmp_path: Path) -> None:
+    """A file past its size is closed and the next one begins with the intents that are still open."""
+    spool = Spool(tmp_path / "spool", asyncio.get_running_loop(), sync_s=TICK_S, file_bytes=1)
+    answers = Answers()
+    spool.intend(intent("open", n=1), answers.then("1"))
+    spool.intend(intent("open", n=2), answers.then("2"))
+    spool.settle(record("other"), answers.then("3"))
+    await answers.wait(3)
+    await until(lambda: files(spool, tmp_path)[:1] == ["done"])
+    first, *_, last = list_files(tmp_path / "spool")
+    assert [each["t"] for each in lines_of(first.path)] == ["i", "i", "s"]
+    assert [(each["id"], each["n"]) for each in lines_of(last.path)] == [("req_open", 1), ("req_open", 2)]
+    spool.settle(record("open"), answers.then("4"))
+    spool.close()
+    assert answers.seen[-1] == ("4", True)
+    assert "live" not in files(spool, tmp_path)
+
+
+async def test_an_old_file_makes_way_too(tmp_path: Path) -> None:
+    """A file past its age is closed if anything is in it, so that a quiet gateway leaves nothing behind."""
+    spool = Spool(tmp_path / "spool", asyncio.get_running_loop(), sync_s=TICK_S, file_age_s=0.05)
+    answers = Answers()
+    spool.settle(record("1"), answers.then("1"))
+    await until(lambda: files(spool, tmp_path) == ["done", "live"])
+    spool.close()
+    assert files(spool, tmp_path) == ["done"]
+
+
+async def test_close_leaves_open_calls_to_the_next_start(tmp_path: Path) -> None:
+    """A spool closed with a call in flight leaves its file as a dead process would, and lets go of its lock."""
+    spool = Spool(tmp_path / "spool", asyncio.get_running_loop())
+    answers = Answers()
+    spool.intend(intent("1"), answers.then("1"))
+    spool.close()
+    assert answers.seen == [("1", True)], "close writes what waits"
+    (file,) = list_files(tmp_path / "spool")
+    assert not file.closed
+    fd = os.open(file.path, os.O_RDONLY)
+    assert try_lock(fd)
+    os.close(fd)
+
+
+async def test_close_is_final_and_harmless_twice(tmp_path: Path) -> None:
+    """An unused spool leaves nothing; after close nothing raises and every answer is False."""
+    spool = Spool(tmp_path / "spool", asyncio.get_running_loop())
+    spool.close()
+    spool.close()
+    answers = Answers()
+    spool.intend(intent("1"), answers.then("i"))
+    spool.settle(record("1"), answers.then("s"))
+    await answers.wait(2)
+    assert sorted(answers.seen) == [("i", False), ("s", False)]
+    assert list_files(tmp_path / "spool") == []
+
+
+async def test_the_file_has_one_owner(spool: Spool, tmp_path: Path) -> None:
+    """While the process lives, nobody else gets its file's lock."""
+    (file,) = list_files(tmp_path / "spool")
+    fd = os.open(file.path, os.O_RDONLY)
+    assert not try_lock(fd)
+    os.close(fd)
+
+
+async def test_above_its_bound_it_takes_no_new_calls(tmp_path: Path) -> None:
+    """With too much on disk new intents are refused, running calls are still settled, and space opens it again."""
+    ballast = tmp_path / "spool" / "0other-000001.done.jsonl"
+    ballast.parent.mkdir()
+    ballast.write_bytes(b" " * 5000)
+    spool = Spool(tmp_path / "spool", asyncio.get_running_loop(), sync_s=TICK_S, max_bytes=4000)
+    answers = Answers()
+    await until(lambda: not spool.writable)
+    spool.intend(intent("1"), answers.then("i"))
+    spool.settle(record("2"), answers.then("s"))
+    await answers.wait(2)
+    assert sorted(answers.seen) == [("i", False), ("s", True)]
+    ballast.unlink()
+    await until(lambda: spool.writable)
+    spool.close()
+
+
+async def test_refusals_are_written_every_few_ticks(spool: Spool, tmp_path: Path) -> None:
+    """Refused calls reach the file by themselves, as counts."""
+    for n in range(5):
+        spool.refuse("invalid_api_key", "10.0.0.0/24", 60_000 + n, "no such key")
+    (file,) = list_files(tmp_path / "spool")
+    await until(lambda: file.path.stat().st_size > 0)
+    (found,) = lines_of(file.path)
+    assert (found["t"], found["reason"], found["count"], found["minute"]) == ("r", "invalid_api_key", 5, 1)
+
+
+async def test_a_directory_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
+    """A spool that cannot exist is said at start, not at the first request."""
+    (tmp_path / "spool").write_text("a file")
+    with pytest.raises(OSError, match="spool"):
+        Spool(tmp_path / "spool", asyncio.get_running_loop())
