@@ -1,10 +1,11 @@
 """Answers that are whole by their framing and worth nothing, or not what was asked for."""
 
 import gzip
+import zlib
 
 from potluck.conformance import answers
 from potluck.conformance.call import Call
-from potluck.conformance.faults.catalogue import DOWN, fault
+from potluck.conformance.faults.catalogue import DOWN, GOOD, fault
 
 EMPTY = "502: a 200 that carries nothing is a failure"
 NOT_JSON = "502, never its text"
@@ -83,16 +84,23 @@ async def stream_for_plain(call: Call) -> None:
     await call.end()
 
 
-@fault("gzip", "a gzip body though identity was asked for", "502, or decoded", plain=DOWN)
+@fault("gzip", "a gzip body though identity was asked for", "decoded", plain=GOOD)
 async def gzip_body(call: Call) -> None:
     await call.answer(gzip.compress(answers.completion(call.model), mtime=0), (b"content-encoding", b"gzip"))
 
 
-@fault("gzip-stream", "a gzip stream though identity was asked for", "502, or decoded", stream=DOWN)
+@fault("gzip-stream", "a gzip stream though identity was asked for", "decoded", stream=GOOD)
 async def gzip_stream(call: Call) -> None:
     await call.sse((b"content-encoding", b"gzip"))
-    await call.chunk(gzip.compress(b"".join(answers.chat_events(call.model)), mtime=0))
+    await call.chunk(gzip.compress(b"".join(answers.chat_events(call.model, usage=call.wants_usage)), mtime=0))
     await call.end()
+
+
+@fault("gzip-bomb", "200 KB of gzip that unpack to 200 MiB", "502, memory bounded", plain=DOWN)
+async def gzip_bomb(call: Call) -> None:
+    packer = zlib.compressobj(level=9, wbits=31)
+    parts = [packer.compress(b" " * (1 << 20)) for _ in range(200)]
+    await call.answer(b"".join([*parts, packer.flush()]), (b"content-encoding", b"gzip"))
 
 
 @fault("huge-body", "a body larger than any limit, its length said", "502, memory bounded", plain=DOWN)

@@ -113,6 +113,7 @@ async def cut_between_chunks(call: Call) -> None:
 async def cut_in_chunk(call: Call) -> None:
     await call.sse()
     await call.chunks(_first_words(call))
+    await call.settle()
     await call.send(b'80\r\ndata: {"id":"chatcmpl-fake","obj')
     await call.settle()
     call.fin()
@@ -130,15 +131,16 @@ async def cut_rst(call: Call) -> None:
 async def cut_in_chunk_rst(call: Call) -> None:
     await call.sse()
     await call.chunks(_first_words(call))
+    await call.settle()
     await call.send(b'80\r\ndata: {"id":"chatcmpl-fake","obj')
     await call.settle()
     call.reset()
 
 
-@fault("cut-before-last-chunk", "sends [DONE], then closes without the last chunk", HONEST_CUT, stream=CUT)
+@fault("cut-before-last-chunk", "closes after [DONE] without the last chunk", "[DONE] is the end", stream=GOOD)
 async def cut_before_last_chunk(call: Call) -> None:
     await call.sse()
-    await call.chunks(list(chat_events(call.model, usage=call.wants_usage))[:-1])
+    await call.chunks(chat_events(call.model, usage=call.wants_usage))
     await call.settle()
     call.fin()
 
@@ -163,13 +165,16 @@ async def close_delimited_stream_cut(call: Call) -> None:
 async def no_finish(call: Call) -> None:
     await call.sse()
     await call.chunks(_first_words(call))
+    await call.settle()
     await call.end()
 
 
 @fault("no-finish-but-done", "sends [DONE] without any finish reason", HONEST_CUT, stream=CUT)
 async def no_finish_but_done(call: Call) -> None:
     await call.sse()
-    await call.chunks([*_first_words(call), answers.DONE])
+    await call.chunks(_first_words(call))
+    await call.settle()
+    await call.chunk(answers.DONE)
     await call.end()
 
 
@@ -177,6 +182,7 @@ async def no_finish_but_done(call: Call) -> None:
 async def half_last_event(call: Call) -> None:
     await call.sse()
     await call.chunks(_first_words(call))
+    await call.settle()
     await call.chunk(event(chunk(call.model, {"content": "half"}))[:50])
     await call.end()
 

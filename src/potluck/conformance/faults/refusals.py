@@ -23,14 +23,14 @@ STATUSES: Mapping[int, tuple[str, Expect]] = MappingProxyType({
     402: ("Payment Required", KEY_DEAD),
     403: ("Forbidden", KEY_DEAD),
     404: ("Not Found", DOWN),
-    408: ("Request Timeout", SLOW),
+    408: ("Request Timeout", DOWN),
     413: ("Content Too Large", _callers_fault(413)),
-    422: ("Unprocessable Content", _callers_fault(422)),
+    422: ("Unprocessable Content", _callers_fault(400)),
     429: ("Too Many Requests", LIMITED),
     500: ("Internal Server Error", DOWN),
     502: ("Bad Gateway", DOWN),
     503: ("Service Unavailable", DOWN),
-    504: ("Gateway Timeout", DOWN),
+    504: ("Gateway Timeout", SLOW),
     529: ("Overloaded", DOWN),
 })  # fmt: skip
 """status → reason, and what one target's answer with it means for the caller"""

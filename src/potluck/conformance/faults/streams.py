@@ -3,7 +3,7 @@
 from potluck.conformance import answers
 from potluck.conformance.answers import chat_events, chunk, event, role_chunk
 from potluck.conformance.call import Call
-from potluck.conformance.faults.catalogue import BROKEN, DOWN, TRUNCATED, Play, fault
+from potluck.conformance.faults.catalogue import BROKEN, DOWN, Play, fault
 
 EARLY = "502: no content was sent yet"
 LATE = "an error event, no [DONE]"
@@ -47,13 +47,13 @@ for _name, (_does, _bytes) in _JUNK.items():
     fault(f"{_name}-mid", f"{_does}, after two words", LATE, stream=BROKEN)(_after_words(_bytes))
 
 
-@fault("empty-stream", "a stream without a byte", NOTHING, stream=TRUNCATED)
+@fault("empty-stream", "a stream without a byte", NOTHING, stream=DOWN)
 async def empty_stream(call: Call) -> None:
     await call.sse()
     await call.end()
 
 
-@fault("only-done", "a stream of nothing but [DONE]", NOTHING, stream=TRUNCATED)
+@fault("only-done", "a stream of nothing but [DONE]", NOTHING, stream=DOWN)
 async def only_done(call: Call) -> None:
     await call.sse()
     await call.chunk(answers.DONE)

@@ -123,7 +123,8 @@ def read_response(
     if len(choices) > 1 and usage is not None and (one_choice_usage or counts_one_choice(body, usage)):
         usage = _for_all_choices(usage, [content_bytes(choice) for choice in choices], prompts)
         body = with_usage(body, usage)
-    empty = not said and (usage is None or not usage.output_tokens) and finish_reason != "content_filter"
+    used = usage is not None and usage.output_tokens
+    empty = not choices or (not said and not used and finish_reason != "content_filter")
     return ResponseFacts(usage, finish_reason, empty, None, body)
 
 
