@@ -192,6 +192,10 @@ def delete_price(work: Work, ref: str) -> None:
     work.audit("price.delete", row["id"], row["model"])
 
 
+def show_target(work: Work, target_id: str) -> TargetView:
+    return view_target(work, work.find(t.targets, "target", target_id))
+
+
 def view_target(work: Work, row: Row) -> TargetView:
     model = work.find(t.models, "model", row["model_id"])
     provider = work.find(t.providers, "provider", row["provider_id"])

@@ -1,0 +1,76 @@
+"""The control plane's application: everything that is not `/v1/`.
+
+`create_app(Deps(...))` gives an ASGI application that needs no lifespan events. Import this module after the data plane
+listens: it brings in Litestar and SQLAlchemy (about 40 MB and half a second).
+"""
+
+from typing import cast
+
+from litestar import Litestar, MediaType, Router
+from litestar.datastructures import State
+from litestar.di import Provide
+from litestar.openapi.config import OpenAPIConfig
+from litestar.openapi.plugins import JsonRenderPlugin
+from litestar.openapi.spec import Components, License, SecurityScheme, Server
+
+from potluck.admin.control import Control
+from potluck.admin.rest import configuration, health, keys, models, pages, problems, providers, reference, reports
+from potluck.admin.rest.auth import require_token
+from potluck.admin.rest.deps import Deps
+from potluck.admin.rest.edge import App, Edge
+
+__all__ = ["Deps", "create_app", "create_litestar"]
+
+API_PREFIX = "/api/v1"
+MAX_BODY_BYTES = 8 << 20
+
+
+def create_app(deps: Deps) -> App:
+    """The ASGI application. Raises nothing; needs the running loop only when called."""
+    return Edge(cast("App", create_litestar(deps)))
+
+
+def create_litestar(deps: Deps) -> Litestar:
+    """The application inside, for tests that walk its routes."""
+    control = Control(deps.store, deps.vault, deps.snapshots)
+
+    def provide_control() -> Control:
+        return control
+
+    api = Router(
+        API_PREFIX,
+        route_handlers=[keys.ROUTES, providers.ROUTES, models.ROUTES, reports.ROUTES, configuration.ROUTES],
+        security=[{"admin_token": []}],
+    )
+    return Litestar(
+        route_handlers=[api, *health.ROUTES, *pages.ROUTES, *reference.ROUTES, *deps.pages],
+        guards=[require_token],
+        dependencies={"control": Provide(provide_control, sync_to_thread=False)},
+        exception_handlers=problems.HANDLERS,
+        state=State({"deps": deps, "control": control}),
+        openapi_config=_openapi(deps),
+        request_max_body_size=MAX_BODY_BYTES,
+        logging_config=None,
+        debug=False,
+    )
+
+
+def _openapi(deps: Deps) -> OpenAPIConfig:
+    return OpenAPIConfig(
+        title="Potluck admin API",
+        version=deps.version,
+        description="Keys, providers, models, prices, configuration and usage of a Potluck gateway. "
+        "Errors are RFC 9457 problem details; lists are cursor pages; a POST may carry an Idempotency-Key.",
+        license=License(name="Apache-2.0", identifier="Apache-2.0"),
+        servers=[Server(url="/")],
+        components=Components(
+            security_schemes={
+                "admin_token": SecurityScheme(
+                    type="http", scheme="bearer", description="An admin token: pla- and 46 letters and digits."
+                )
+            }
+        ),
+        use_handler_docstrings=True,
+        path="/api",
+        render_plugins=[JsonRenderPlugin(path="/openapi.json", media_type=MediaType.JSON)],
+    )

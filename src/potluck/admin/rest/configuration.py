@@ -1,0 +1,84 @@
+"""`/api/v1/config`: a whole `potluck.toml`, checked, compared, applied, exported."""
+
+import asyncio
+
+import msgspec
+from litestar import Router, get, post
+
+from potluck.admin import apply as applying
+from potluck.admin.asking import ask
+from potluck.admin.control import Control
+from potluck.admin.export import export
+from potluck.admin.operations.work import Work
+from potluck.admin.rest.auth import AdminRequest, idempotency_of
+from potluck.admin.rest.bodies import ConfigText
+from potluck.admin.rest.problems import described
+from potluck.config.document import Document
+from potluck.config.errors import ConfigError
+from potluck.config.reading import parse
+from potluck.config.writing import dump
+
+ASK_ON_APPLY_S = 3.0
+
+
+class Checked(msgspec.Struct, frozen=True):
+    """What is wrong with a text: empty when nothing is."""
+
+    ok: bool
+    problems: list[dict[str, str | int]]
+
+
+class Exported(msgspec.Struct, frozen=True):
+    """A `potluck.toml`; secrets stand in it as `${VARIABLE}`."""
+
+    text: str
+
+
+@post("/config/check", status_code=200, responses=described())
+async def check(data: ConfigText) -> Checked:
+    """Say everything that is wrong with a text. Changes nothing."""
+    try:
+        await _read(data)
+    except ConfigError as error:
+        problems: list[dict[str, str | int]] = [
+            {"message": each.message, "where": each.where, "line": each.line} for each in error.problems
+        ]
+        return Checked(False, problems)
+    return Checked(True, [])
+
+
+@post("/config/diff", status_code=200, responses=described(409))
+async def diff(request: AdminRequest, control: Control, data: ConfigText) -> applying.Applied:
+    """Show what applying would do. Changes nothing."""
+    document = await _read(data)
+    actor = applying.file_actor(request.user)
+    return await control.do(actor, lambda work: applying.diff(work, document))
+
+
+@post("/config/apply", status_code=200, responses=described(409, 422))
+async def apply(request: AdminRequest, control: Control, data: ConfigText) -> applying.Applied:
+    """Make it so: all or nothing; the same text again changes nothing. Secrets of new keys are shown this once."""
+    document = await _read(data)
+    actor = applying.file_actor(request.user)
+    done = await control.do(actor, lambda work: applying.apply(work, document), await idempotency_of(request, 200))
+    touched = {line.name.partition("/")[0] for line in done.changes if line.kind in ("provider", "credential")}
+    named = [provider.name for provider in document.providers if provider.name in touched]
+    await asyncio.gather(*(ask(control, request.user, name, ASK_ON_APPLY_S) for name in named))
+    return done
+
+
+@get("/config/export", responses=described())
+async def export_config(request: AdminRequest, control: Control) -> Exported:
+    """The stored configuration as a `potluck.toml`, without secrets."""
+
+    def look(work: Work) -> str:
+        return dump(export(work))
+
+    return Exported(await control.see(request.user, look))
+
+
+async def _read(data: ConfigText) -> Document:
+    return await asyncio.to_thread(parse, data.text, data.variables, source=data.source)
+
+
+ROUTES = Router("/", route_handlers=[check, diff, apply, export_config], tags=["configuration"])

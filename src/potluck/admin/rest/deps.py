@@ -1,0 +1,32 @@
+"""What the application is made from; the composition root fills it in."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from potluck.identity.vault import Vault
+from potluck.snapshot import SnapshotStore
+from potluck.store import Store
+
+
+def _nothing() -> bytes:
+    return b""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Deps:
+    """Parts of the gateway that the admin API shows or changes.
+
+    `readiness()`: reasons why `/readyz` says 503, by part; empty when ready. Called on the loop, must not block.
+    `render_metrics()`: the exposition, called in a thread. `version`: the program's. `pages`: Litestar
+    handlers of what is not the API, `console.landing.landing_routes(...)`.
+    """
+
+    store: Store
+    vault: Vault
+    snapshots: SnapshotStore
+    version: str
+    readiness: Callable[[], Mapping[str, str]] = field(default=dict)
+    render_metrics: Callable[[], bytes] = _nothing
+    metrics_content_type: str = "text/plain; version=0.0.4; charset=utf-8"
+    pages: Sequence[Any] = ()
