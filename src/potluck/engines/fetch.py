@@ -49,12 +49,7 @@ def fetch(wheel: Wheel, folder: Path, tick: Tick) -> None:
         requirements = Path(scratch, "requirements.txt")
         requirements.write_text(wheel.requirement)
         # the installer's temporary files land in the scratch folder: their growth is the progress
-        env = {
-            **os.environ,
-            "TMPDIR": scratch,
-            "UV_CACHE_DIR": f"{scratch}/cache",
-            "PIP_DISABLE_PIP_VERSION_CHECK": "1",
-        }
+        env = {**os.environ, "TMPDIR": scratch, "UV_CACHE_DIR": f"{scratch}/cache"}
         log = Path(scratch, "log")
         with log.open("wb") as sink:
             process = subprocess.Popen(
