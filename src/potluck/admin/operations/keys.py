@@ -155,4 +155,5 @@ def _json(texts: tuple[str, ...]) -> str:
 
 
 def _differing(old: Row, new: Row) -> list[str]:
-    return [name for name in new if old[name] != new[name] and name not in ("updated_at_ms", "hash", "previous_hash")]
+    kept = ("updated_at_ms", "hash", "previous_hash")
+    return [str(name) for name in new if old[name] != new[name] and name not in kept]

@@ -7,6 +7,7 @@ from typing import Any
 
 from litestar import Request
 from litestar.connection import ASGIConnection
+from litestar.di import NamedDependency
 from litestar.exceptions import NotAuthorizedException, PermissionDeniedException
 from litestar.handlers import BaseRouteHandler
 
@@ -20,6 +21,8 @@ PUBLIC = {"public": True}
 ADMIN_PREFIX = "pla-"
 CHALLENGE = {"www-authenticate": "Bearer"}
 
+FromGateway = NamedDependency[Control]
+"""the parameter `control` of a handler"""
 AnyConnection = ASGIConnection[Any, Any, Any, Any]
 AdminRequest = Request[Actor, Any, Any]
 

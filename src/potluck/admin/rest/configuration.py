@@ -4,13 +4,13 @@ import asyncio
 
 import msgspec
 from litestar import Router, get, post
+from litestar.params import JSONBody
 
 from potluck.admin import apply as applying
 from potluck.admin.asking import ask
-from potluck.admin.control import Control
 from potluck.admin.export import export
 from potluck.admin.operations.work import Work
-from potluck.admin.rest.auth import AdminRequest, idempotency_of
+from potluck.admin.rest.auth import AdminRequest, FromGateway, idempotency_of
 from potluck.admin.rest.bodies import ConfigText
 from potluck.admin.rest.problems import described
 from potluck.config.document import Document
@@ -35,7 +35,7 @@ class Exported(msgspec.Struct, frozen=True):
 
 
 @post("/config/check", status_code=200, responses=described())
-async def check(data: ConfigText) -> Checked:
+async def check(data: JSONBody[ConfigText]) -> Checked:
     """Say everything that is wrong with a text. Changes nothing."""
     try:
         await _read(data)
@@ -48,7 +48,7 @@ async def check(data: ConfigText) -> Checked:
 
 
 @post("/config/diff", status_code=200, responses=described(409))
-async def diff(request: AdminRequest, control: Control, data: ConfigText) -> applying.Applied:
+async def diff(request: AdminRequest, control: FromGateway, data: JSONBody[ConfigText]) -> applying.Applied:
     """Show what applying would do. Changes nothing."""
     document = await _read(data)
     actor = applying.file_actor(request.user)
@@ -56,7 +56,7 @@ async def diff(request: AdminRequest, control: Control, data: ConfigText) -> app
 
 
 @post("/config/apply", status_code=200, responses=described(409, 422))
-async def apply(request: AdminRequest, control: Control, data: ConfigText) -> applying.Applied:
+async def apply(request: AdminRequest, control: FromGateway, data: JSONBody[ConfigText]) -> applying.Applied:
     """Make it so: all or nothing; the same text again changes nothing. Secrets of new keys are shown this once."""
     document = await _read(data)
     actor = applying.file_actor(request.user)
@@ -68,7 +68,7 @@ async def apply(request: AdminRequest, control: Control, data: ConfigText) -> ap
 
 
 @get("/config/export", responses=described())
-async def export_config(request: AdminRequest, control: Control) -> Exported:
+async def export_config(request: AdminRequest, control: FromGateway) -> Exported:
     """The stored configuration as a `potluck.toml`, without secrets."""
 
     def look(work: Work) -> str:
@@ -77,7 +77,7 @@ async def export_config(request: AdminRequest, control: Control) -> Exported:
     return Exported(await control.see(request.user, look))
 
 
-async def _read(data: ConfigText) -> Document:
+async def _read(data: JSONBody[ConfigText]) -> Document:
     return await asyncio.to_thread(parse, data.text, data.variables, source=data.source)
 
 

@@ -4,12 +4,12 @@ from typing import Any
 
 import sqlalchemy as sa
 from litestar import Router, delete, get, patch, post
+from litestar.params import FromPath, JSONBody
 
-from potluck.admin.control import Control
 from potluck.admin.operations import keys, projects
 from potluck.admin.operations.views import KeyView, MadeKey, ProjectView, key_view, project_view
 from potluck.admin.operations.work import Row, Work
-from potluck.admin.rest.auth import AdminRequest, idempotency_of
+from potluck.admin.rest.auth import AdminRequest, FromGateway, idempotency_of
 from potluck.admin.rest.bodies import ChangeKey, ChangeProject, MakeKey, MakeProject, RotateKey, given
 from potluck.admin.rest.lists import DEFAULT_LIMIT, Cursor, Limit, Listed, list_page
 from potluck.admin.rest.problems import described
@@ -18,7 +18,7 @@ from potluck.store import tables as t
 
 @get("/keys", responses=described())
 async def list_keys(
-    request: AdminRequest, control: Control, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None
+    request: AdminRequest, control: FromGateway, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None
 ) -> Listed[KeyView]:
     """List API keys, without their secrets."""
 
@@ -35,7 +35,7 @@ async def list_keys(
 
 
 @post("/keys", responses=described(409, 422))
-async def make_key(request: AdminRequest, control: Control, data: MakeKey) -> MadeKey:
+async def make_key(request: AdminRequest, control: FromGateway, data: JSONBody[MakeKey]) -> MadeKey:
     """Make an API key. Its `secret` is in this answer and never shown again."""
     values: dict[str, Any] = given(data)
     name = values.pop("name")
@@ -45,20 +45,24 @@ async def make_key(request: AdminRequest, control: Control, data: MakeKey) -> Ma
 
 
 @get("/keys/{ref:str}", responses=described())
-async def show_key(request: AdminRequest, control: Control, ref: str) -> KeyView:
+async def show_key(request: AdminRequest, control: FromGateway, ref: FromPath[str]) -> KeyView:
     """Show a key, by id or name; a revoked one by id."""
     return await control.see(request.user, lambda work: keys.show_key(work, ref))
 
 
 @patch("/keys/{ref:str}", responses=described(409))
-async def change_key(request: AdminRequest, control: Control, ref: str, data: ChangeKey) -> KeyView:
+async def change_key(
+    request: AdminRequest, control: FromGateway, ref: FromPath[str], data: JSONBody[ChangeKey]
+) -> KeyView:
     """Change what is sent; null for `expires_at_ms` makes it last."""
     values: dict[str, Any] = given(data)
     return await control.do(request.user, lambda work: keys.update_key(work, ref, **values))
 
 
 @post("/keys/{ref:str}/rotate", status_code=200, responses=described(409, 422))
-async def rotate_key(request: AdminRequest, control: Control, ref: str, data: RotateKey | None = None) -> MadeKey:
+async def rotate_key(
+    request: AdminRequest, control: FromGateway, ref: FromPath[str], data: JSONBody[RotateKey | None] = None
+) -> MadeKey:
     """Give a key a new secret; the old one stays good for `overlap_s` seconds. The key's id and name stay."""
     overlap_s = data.overlap_s if data else 0
     return await control.do(
@@ -69,21 +73,21 @@ async def rotate_key(request: AdminRequest, control: Control, ref: str, data: Ro
 
 
 @post("/keys/{ref:str}/revoke", status_code=200, responses=described(409))
-async def revoke_key(request: AdminRequest, control: Control, ref: str) -> KeyView:
+async def revoke_key(request: AdminRequest, control: FromGateway, ref: FromPath[str]) -> KeyView:
     """End a key at once; streams that already run finish. Doing it again, by id, is no error."""
     return await control.do(request.user, lambda work: keys.revoke_key(work, ref))
 
 
 @get("/projects", responses=described())
 async def list_projects(
-    request: AdminRequest, control: Control, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None
+    request: AdminRequest, control: FromGateway, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None
 ) -> Listed[ProjectView]:
     """List projects."""
     return await control.see(request.user, lambda work: list_page(work, t.projects, project_view, limit, cursor))
 
 
 @post("/projects", responses=described(409, 422))
-async def make_project(request: AdminRequest, control: Control, data: MakeProject) -> ProjectView:
+async def make_project(request: AdminRequest, control: FromGateway, data: JSONBody[MakeProject]) -> ProjectView:
     """Make a project, which keys can belong to."""
     return await control.do(
         request.user,
@@ -93,20 +97,22 @@ async def make_project(request: AdminRequest, control: Control, data: MakeProjec
 
 
 @get("/projects/{ref:str}", responses=described())
-async def show_project(request: AdminRequest, control: Control, ref: str) -> ProjectView:
+async def show_project(request: AdminRequest, control: FromGateway, ref: FromPath[str]) -> ProjectView:
     """Show a project, by id or name."""
     return await control.see(request.user, lambda work: projects.show_project(work, ref))
 
 
 @patch("/projects/{ref:str}", responses=described(409))
-async def change_project(request: AdminRequest, control: Control, ref: str, data: ChangeProject) -> ProjectView:
+async def change_project(
+    request: AdminRequest, control: FromGateway, ref: FromPath[str], data: JSONBody[ChangeProject]
+) -> ProjectView:
     """Change what is sent; its keys follow at once."""
     values: dict[str, Any] = given(data)
     return await control.do(request.user, lambda work: projects.update_project(work, ref, **values))
 
 
 @delete("/projects/{ref:str}", responses=described(409))
-async def delete_project(request: AdminRequest, control: Control, ref: str) -> None:
+async def delete_project(request: AdminRequest, control: FromGateway, ref: FromPath[str]) -> None:
     """Remove a project that never had a key."""
     await control.do(request.user, lambda work: projects.delete_project(work, ref))
 

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Generic, TypeVar
 
 import msgspec
 import sqlalchemy as sa
-from litestar.params import Parameter
+from litestar.params import QueryParameter
 
 from potluck.admin.operations.work import Row, Work
 
@@ -14,9 +14,10 @@ T = TypeVar("T")
 DEFAULT_LIMIT = 50
 MAX_LIMIT = 1000
 
-Limit = Annotated[int, Parameter(ge=1, le=MAX_LIMIT, description="objects in one page")]
+Limit = Annotated[int, QueryParameter(ge=1, le=MAX_LIMIT, description="objects in one page")]
 Cursor = Annotated[
-    str | None, Parameter(max_length=300, description="`next_cursor` of the page before", pattern=r"^[\x21-\x7e]*$")
+    str | None,
+    QueryParameter(max_length=300, description="`next_cursor` of the page before", pattern=r"^[\x21-\x7e]*$"),
 ]
 
 

@@ -3,13 +3,12 @@
 from typing import Annotated, Any
 
 from litestar import Router, delete, get, patch, post
-from litestar.params import Parameter
+from litestar.params import FromPath, JSONBody, QueryParameter
 
-from potluck.admin.control import Control
 from potluck.admin.operations import models
 from potluck.admin.operations.views import DeclaredModelView, PriceView, TargetView, price_view
 from potluck.admin.operations.work import Work
-from potluck.admin.rest.auth import AdminRequest, idempotency_of
+from potluck.admin.rest.auth import AdminRequest, FromGateway, idempotency_of
 from potluck.admin.rest.bodies import ChangeModel, ChangeTarget, MakeModel, MakeTarget, SetPrice, given
 from potluck.admin.rest.lists import DEFAULT_LIMIT, Cursor, Limit, Listed, list_page
 from potluck.admin.rest.problems import described
@@ -19,7 +18,7 @@ from potluck.store import tables as t
 
 @get("/models", responses=described())
 async def list_models(
-    request: AdminRequest, control: Control, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None
+    request: AdminRequest, control: FromGateway, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None
 ) -> Listed[DeclaredModelView]:
     """List the declared models. What providers offer by themselves stands in `/api/v1/snapshot`."""
 
@@ -30,7 +29,7 @@ async def list_models(
 
 
 @post("/models", responses=described(409, 422))
-async def make_model(request: AdminRequest, control: Control, data: MakeModel) -> DeclaredModelView:
+async def make_model(request: AdminRequest, control: FromGateway, data: JSONBody[MakeModel]) -> DeclaredModelView:
     """Declare a model name and the targets that serve it, in order."""
     return await control.do(
         request.user,
@@ -40,20 +39,22 @@ async def make_model(request: AdminRequest, control: Control, data: MakeModel) -
 
 
 @get("/models/{ref:str}", responses=described())
-async def show_model(request: AdminRequest, control: Control, ref: str) -> DeclaredModelView:
+async def show_model(request: AdminRequest, control: FromGateway, ref: FromPath[str]) -> DeclaredModelView:
     """Show a declared model, by id or name (a name with `/` in it by id only)."""
     return await control.see(request.user, lambda work: models.show_model(work, ref))
 
 
 @patch("/models/{ref:str}", responses=described(409))
-async def change_model(request: AdminRequest, control: Control, ref: str, data: ChangeModel) -> DeclaredModelView:
+async def change_model(
+    request: AdminRequest, control: FromGateway, ref: FromPath[str], data: JSONBody[ChangeModel]
+) -> DeclaredModelView:
     """Change what is sent; `targets` replaces the list."""
     values: dict[str, Any] = given(data)
     return await control.do(request.user, lambda work: models.update_model(work, ref, **values))
 
 
 @delete("/models/{ref:str}", responses=described(409))
-async def delete_model(request: AdminRequest, control: Control, ref: str) -> None:
+async def delete_model(request: AdminRequest, control: FromGateway, ref: FromPath[str]) -> None:
     """Remove a declared model and its targets."""
     await control.do(request.user, lambda work: models.delete_model(work, ref))
 
@@ -61,8 +62,8 @@ async def delete_model(request: AdminRequest, control: Control, ref: str) -> Non
 @get("/targets", responses=described())
 async def list_targets(
     request: AdminRequest,
-    control: Control,
-    model: Annotated[str | None, Parameter(description="only this model's, by id or name")] = None,
+    control: FromGateway,
+    model: Annotated[str | None, QueryParameter(description="only this model's, by id or name")] = None,
     limit: Limit = DEFAULT_LIMIT,
     cursor: Cursor = None,
 ) -> Listed[TargetView]:
@@ -78,7 +79,7 @@ async def list_targets(
 
 
 @post("/targets", responses=described(409, 422))
-async def make_target(request: AdminRequest, control: Control, data: MakeTarget) -> TargetView:
+async def make_target(request: AdminRequest, control: FromGateway, data: JSONBody[MakeTarget]) -> TargetView:
     """Add a target to a declared model."""
     entry = TargetEntry(
         target=data.target, price=data.price, capabilities=data.capabilities, context_tokens=data.context_tokens
@@ -91,34 +92,36 @@ async def make_target(request: AdminRequest, control: Control, data: MakeTarget)
 
 
 @get("/targets/{ref:str}", responses=described())
-async def show_target(request: AdminRequest, control: Control, ref: str) -> TargetView:
+async def show_target(request: AdminRequest, control: FromGateway, ref: FromPath[str]) -> TargetView:
     """Show a target by id."""
     return await control.see(request.user, lambda work: models.show_target(work, ref))
 
 
 @patch("/targets/{ref:str}", responses=described(409))
-async def change_target(request: AdminRequest, control: Control, ref: str, data: ChangeTarget) -> TargetView:
+async def change_target(
+    request: AdminRequest, control: FromGateway, ref: FromPath[str], data: JSONBody[ChangeTarget]
+) -> TargetView:
     """Change what is sent; a price of null takes the written one away."""
     values: dict[str, Any] = given(data)
     return await control.do(request.user, lambda work: models.update_target(work, ref, **values))
 
 
 @delete("/targets/{ref:str}", responses=described(409))
-async def delete_target(request: AdminRequest, control: Control, ref: str) -> None:
+async def delete_target(request: AdminRequest, control: FromGateway, ref: FromPath[str]) -> None:
     """Remove a target from its model."""
     await control.do(request.user, lambda work: models.delete_target(work, ref))
 
 
 @get("/prices", responses=described())
 async def list_prices(
-    request: AdminRequest, control: Control, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None
+    request: AdminRequest, control: FromGateway, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None
 ) -> Listed[PriceView]:
     """List the operator's own prices. They go before the bundled table's."""
     return await control.see(request.user, lambda work: list_page(work, t.prices, price_view, limit, cursor))
 
 
 @post("/prices", status_code=200, responses=described(409, 422))
-async def set_price(request: AdminRequest, control: Control, data: SetPrice) -> PriceView:
+async def set_price(request: AdminRequest, control: FromGateway, data: JSONBody[SetPrice]) -> PriceView:
     """Set a price for a public name, an upstream model or `provider/upstream-model`; it replaces the one before."""
     return await control.do(
         request.user,
@@ -128,7 +131,7 @@ async def set_price(request: AdminRequest, control: Control, data: SetPrice) -> 
 
 
 @delete("/prices/{ref:str}", responses=described(409))
-async def delete_price(request: AdminRequest, control: Control, ref: str) -> None:
+async def delete_price(request: AdminRequest, control: FromGateway, ref: FromPath[str]) -> None:
     """Take an operator's price away; the bundled table's applies again."""
     await control.do(request.user, lambda work: models.delete_price(work, ref))
 

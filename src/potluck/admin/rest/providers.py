@@ -4,14 +4,13 @@ from typing import Annotated, Any
 
 import sqlalchemy as sa
 from litestar import Router, delete, get, patch, post
-from litestar.params import Parameter
+from litestar.params import FromPath, JSONBody, QueryParameter
 
 from potluck.admin.asking import Asked, ask
-from potluck.admin.control import Control
 from potluck.admin.operations import providers
 from potluck.admin.operations.views import CredentialView, ProviderView, credential_view
 from potluck.admin.operations.work import Row, Work
-from potluck.admin.rest.auth import AdminRequest, idempotency_of
+from potluck.admin.rest.auth import AdminRequest, FromGateway, idempotency_of
 from potluck.admin.rest.bodies import (
     ChangeCredential,
     ChangeProvider,
@@ -31,7 +30,7 @@ ASK_ON_ADD_S = 3.0
 
 @get("/providers", responses=described())
 async def list_providers(
-    request: AdminRequest, control: Control, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None
+    request: AdminRequest, control: FromGateway, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None
 ) -> Listed[ProviderView]:
     """List providers with their credentials, without the keys."""
 
@@ -42,7 +41,7 @@ async def list_providers(
 
 
 @post("/providers", responses=described(409, 422))
-async def make_provider(request: AdminRequest, control: Control, data: MakeProvider) -> ProviderView:
+async def make_provider(request: AdminRequest, control: FromGateway, data: JSONBody[MakeProvider]) -> ProviderView:
     """Add a provider; with `key`, also its first credential. It is asked for its models at once, if it answers."""
 
     def make(work: Work) -> ProviderView:
@@ -66,13 +65,15 @@ async def make_provider(request: AdminRequest, control: Control, data: MakeProvi
 
 
 @get("/providers/{ref:str}", responses=described())
-async def show_provider(request: AdminRequest, control: Control, ref: str) -> ProviderView:
+async def show_provider(request: AdminRequest, control: FromGateway, ref: FromPath[str]) -> ProviderView:
     """Show a provider, by id or name."""
     return await control.see(request.user, lambda work: providers.show_provider(work, ref))
 
 
 @patch("/providers/{ref:str}", responses=described(409))
-async def change_provider(request: AdminRequest, control: Control, ref: str, data: ChangeProvider) -> ProviderView:
+async def change_provider(
+    request: AdminRequest, control: FromGateway, ref: FromPath[str], data: JSONBody[ChangeProvider]
+) -> ProviderView:
     """Change what is sent. A new base URL forgets the models that the old one named."""
     values: dict[str, Any] = given(data)
     if data.timeouts:
@@ -81,13 +82,13 @@ async def change_provider(request: AdminRequest, control: Control, ref: str, dat
 
 
 @delete("/providers/{ref:str}", responses=described(409))
-async def delete_provider(request: AdminRequest, control: Control, ref: str) -> None:
+async def delete_provider(request: AdminRequest, control: FromGateway, ref: FromPath[str]) -> None:
     """Remove a provider and its credentials, unless a declared model has a target there."""
     await control.do(request.user, lambda work: providers.delete_provider(work, ref))
 
 
 @post("/providers/{ref:str}/test", status_code=200, responses=described(409))
-async def test_provider(request: AdminRequest, control: Control, ref: str) -> Asked:
+async def test_provider(request: AdminRequest, control: FromGateway, ref: FromPath[str]) -> Asked:
     """Ask the provider for its models with its key, and keep the list. Its faults are in the answer, not a status."""
     return await ask(control, request.user, ref)
 
@@ -95,8 +96,8 @@ async def test_provider(request: AdminRequest, control: Control, ref: str) -> As
 @get("/credentials", responses=described())
 async def list_credentials(
     request: AdminRequest,
-    control: Control,
-    provider: Annotated[str | None, Parameter(description="only this provider's, by id or name")] = None,
+    control: FromGateway,
+    provider: Annotated[str | None, QueryParameter(description="only this provider's, by id or name")] = None,
     limit: Limit = DEFAULT_LIMIT,
     cursor: Cursor = None,
 ) -> Listed[CredentialView]:
@@ -118,7 +119,9 @@ async def list_credentials(
 
 
 @post("/credentials", responses=described(409, 422))
-async def make_credential(request: AdminRequest, control: Control, data: MakeCredential) -> CredentialView:
+async def make_credential(
+    request: AdminRequest, control: FromGateway, data: JSONBody[MakeCredential]
+) -> CredentialView:
     """Add a key to a provider's pool. It is sealed, and never shown again."""
     return await control.do(
         request.user,
@@ -128,14 +131,14 @@ async def make_credential(request: AdminRequest, control: Control, data: MakeCre
 
 
 @get("/credentials/{ref:str}", responses=described())
-async def show_credential(request: AdminRequest, control: Control, ref: str) -> CredentialView:
+async def show_credential(request: AdminRequest, control: FromGateway, ref: FromPath[str]) -> CredentialView:
     """Show a credential by id, without the key."""
     return await control.see(request.user, lambda work: providers.show_credential(work, ref))
 
 
 @patch("/credentials/{ref:str}", responses=described(409))
 async def change_credential(
-    request: AdminRequest, control: Control, ref: str, data: ChangeCredential
+    request: AdminRequest, control: FromGateway, ref: FromPath[str], data: JSONBody[ChangeCredential]
 ) -> CredentialView:
     """Change what is sent."""
     values: dict[str, Any] = given(data)
@@ -144,7 +147,7 @@ async def change_credential(
 
 @post("/credentials/{ref:str}/rotate", status_code=200, responses=described(409, 422))
 async def rotate_credential(
-    request: AdminRequest, control: Control, ref: str, data: RotateCredential
+    request: AdminRequest, control: FromGateway, ref: FromPath[str], data: JSONBody[RotateCredential]
 ) -> CredentialView:
     """Put another key in its place."""
     return await control.do(
@@ -155,7 +158,7 @@ async def rotate_credential(
 
 
 @delete("/credentials/{ref:str}", responses=described(409))
-async def delete_credential(request: AdminRequest, control: Control, ref: str) -> None:
+async def delete_credential(request: AdminRequest, control: FromGateway, ref: FromPath[str]) -> None:
     """Remove a key from its provider's pool."""
     await control.do(request.user, lambda work: providers.delete_credential(work, ref))
 

@@ -10,13 +10,13 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 import sqlalchemy as sa
 from litestar import Router, get
-from litestar.params import Parameter
+from litestar.params import FromPath, QueryParameter
 
 from potluck.admin.control import Control
 from potluck.admin.errors import invalid, not_found
 from potluck.admin.operations.views import AuditView, audit_view
 from potluck.admin.operations.work import Actor, Row, Work, audit_hash
-from potluck.admin.rest.auth import AdminRequest
+from potluck.admin.rest.auth import AdminRequest, FromGateway
 from potluck.admin.rest.lists import DEFAULT_LIMIT, Cursor, Limit, Listed
 from potluck.admin.rest.problems import described
 from potluck.config.document import PriceEntry
@@ -32,9 +32,9 @@ _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 NAMED = {"key": t.api_keys, "project": t.projects, "provider": t.providers}
 """dimensions of a report whose values are ids that have names"""
 
-Since = Annotated[str | None, Parameter(description="how far back: 90s, 30m, 24h, 7d, 4w", max_length=20)]
-SinceMs = Annotated[int | None, Parameter(ge=0, le=1 << 53, description="unix milliseconds, instead of `since`")]
-UntilMs = Annotated[int | None, Parameter(ge=0, le=1 << 53, description="unix milliseconds, exclusive")]
+Since = Annotated[str | None, QueryParameter(description="how far back: 90s, 30m, 24h, 7d, 4w", max_length=20)]
+SinceMs = Annotated[int | None, QueryParameter(ge=0, le=1 << 53, description="unix milliseconds, instead of `since`")]
+UntilMs = Annotated[int | None, QueryParameter(ge=0, le=1 << 53, description="unix milliseconds, exclusive")]
 
 
 class UsageReport(msgspec.Struct, frozen=True):
@@ -86,8 +86,10 @@ class AuditCheck(msgspec.Struct, frozen=True):
 @get("/usage", responses=described())
 async def usage(
     request: AdminRequest,
-    control: Control,
-    by: Annotated[str, Parameter(description="model, route, target, provider, project, key, user, day, …")] = "model",
+    control: FromGateway,
+    by: Annotated[
+        str, QueryParameter(description="model, route, target, provider, project, key, user, day, …")
+    ] = "model",
     since: Since = None,
     since_ms: SinceMs = None,
     until_ms: UntilMs = None,
@@ -107,10 +109,10 @@ async def usage(
 @get("/requests", responses=described())
 async def list_requests(
     request: AdminRequest,
-    control: Control,
-    outcome: Annotated[str | None, Parameter(description="only those that ended so", max_length=40)] = None,
-    model: Annotated[str | None, Parameter(description="only those that named this model", max_length=200)] = None,
-    key_id: Annotated[str | None, Parameter(description="only this key's", max_length=60)] = None,
+    control: FromGateway,
+    outcome: Annotated[str | None, QueryParameter(description="only those that ended so", max_length=40)] = None,
+    model: Annotated[str | None, QueryParameter(description="only those that named this model", max_length=200)] = None,
+    key_id: Annotated[str | None, QueryParameter(description="only this key's", max_length=60)] = None,
     since: Since = None,
     since_ms: SinceMs = None,
     until_ms: UntilMs = None,
@@ -127,7 +129,7 @@ async def list_requests(
 
 
 @get("/requests/{request_id:str}", responses=described())
-async def show_request(request: AdminRequest, control: Control, request_id: str) -> dict[str, Any]:
+async def show_request(request: AdminRequest, control: FromGateway, request_id: FromPath[str]) -> dict[str, Any]:
     """Show one request: phases, attempts, reasons, tokens, cost."""
     scope = {"organisation_id": request.user.organisation_id}
     record = await _report(control, reports.request_detail, request_id, scope)
@@ -138,7 +140,7 @@ async def show_request(request: AdminRequest, control: Control, request_id: str)
 
 @get("/audit", responses=described())
 async def list_audit(
-    request: AdminRequest, control: Control, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None
+    request: AdminRequest, control: FromGateway, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None
 ) -> Listed[AuditView]:
     """List the audit log, newest first."""
     before = _sequence(cursor)
@@ -155,13 +157,13 @@ async def list_audit(
 
 
 @get("/audit/verify", responses=described())
-async def verify_audit(request: AdminRequest, control: Control) -> AuditCheck:
+async def verify_audit(request: AdminRequest, control: FromGateway) -> AuditCheck:
     """Walk the whole audit log's hash chain."""
     return await control.see(request.user, check_audit)
 
 
 @get("/snapshot", responses=described())
-async def show_snapshot(request: AdminRequest, control: Control) -> SnapshotView:
+async def show_snapshot(request: AdminRequest, control: FromGateway) -> SnapshotView:
     """What the data plane serves now: every public model name, its targets, their prices, and why one is not called."""
     current = control.snapshots.current
 
