@@ -29,13 +29,8 @@ from potluck.proxy import planning, verdict
 from potluck.proxy.answers import LAST_CHUNK, chunk, connection_field, stream_head
 from potluck.proxy.own_answers import refuse
 from potluck.proxy.relay import Relay
-from potluck.wire.dialects.envelope import (
-    Envelope,
-    MalformedAnswer,
-    decode_envelope,
-    encode_upstream_body,
-    read_response,
-)
+from potluck.wire.dialects.answer import MalformedAnswer, read_response
+from potluck.wire.dialects.envelope import Envelope, decode_envelope, encode_upstream_body
 from potluck.wire.errors import RequestError, encode_error, encode_stream_error
 from potluck.wire.http1 import Head
 from potluck.wire.sse import SseError, encode_comment
@@ -70,6 +65,7 @@ class Exchange:
         "_head_sent",
         "_last_out_at",
         "_late",
+        "_minor",
         "_parts",
         "_paused_at",
         "_plan",
@@ -84,13 +80,13 @@ class Exchange:
         "_status",
         "_target",
         "_upstream_us",
+        "_wants_keep_alive",
         "at_ms",
         "body",
         "capability",
         "connection",
         "deadline",
         "envelope",
-        "head",
         "id",
         "key",
         "plane",
@@ -110,7 +106,8 @@ class Exchange:
         self.connection: Connection | None = connection
         self.key = key
         self.capability: Capability = capability
-        self.head = head
+        self._minor = head.minor
+        self._wants_keep_alive = head.keep_alive
         self.body = body
         self.id = plane.ids.next()
         self.at_ms = int(unix_s() * 1000)
@@ -277,7 +274,11 @@ class Exchange:
 
     def failed(self, failure: Failure) -> None:
         self._call = None
-        if self._state == CALLING:
+        if self._state != CALLING:
+            return
+        if self._status not in (0, 200):
+            self._error_ended()  # the status has said it: how its body ended is no news
+        else:
             self._attempt_failed(failure)
 
     # --- answers
@@ -320,21 +321,23 @@ class Exchange:
             self._error_ended()
 
     def _plain_ended(self, *, clean: bool) -> None:
-        parts = self._parts
+        parts, target = self._parts, self._target
+        assert target is not None
         body = parts[0] if len(parts) == 1 else b"".join(parts)
         try:
-            facts = read_response(self.capability, body)
+            facts = read_response(self.capability, body, "one_choice_usage" in target.quirks)
         except MalformedAnswer as error:
             detail = f"sent an unreadable answer: {error}" if clean else "was cut off in the middle of its answer"
             self._attempt_failed(Failure("target_down", "stream" if not clean else "first_byte", detail))
             return
-        if facts.error:
-            self._attempt_failed(Failure("target_down", "first_byte", "answered 200 with an error in it"))
+        if facts.error is not None:
+            self._attempt_failed(verdict.of_error_object(facts.error, "in an answer of status 200"))
             return
         if facts.empty:
             self._attempt_failed(Failure("target_down", "first_byte", "sent an empty answer"))
             return
         usage = facts.usage or estimate_usage(len(self.body), len(body))
+        body = facts.body
         self._response_bytes = len(body)
         self._first_content_us = self._first_byte_us
         self._attempt_ended("none", "", usage)
@@ -355,6 +358,8 @@ class Exchange:
             return
         status = self._status
         error_class = classify_status(status)
+        if error_class == "none":
+            error_class = "target_down"  # 201, 204, …: a success that is no answer
         detail = read_error(status, body) if error_class == "caller_fault" else f"answered HTTP {status}"
         retry_after_s = self._retry_after_s
         self._attempt_failed(Failure(error_class, "first_byte", detail, retry_after_s=retry_after_s, status=status))
@@ -365,7 +370,7 @@ class Exchange:
         assert relay is not None
         tap = relay.tap
         if tap.error is not None:
-            self._attempt_failed(verdict.of_stream_error(tap.error))
+            self._attempt_failed(verdict.of_error_object(tap.error, "inside its stream"))
             return
         if relay.done:
             self._stream_ended(out)
@@ -392,11 +397,11 @@ class Exchange:
         assert relay is not None
         tap = relay.tap
         usage = tap.usage
-        if not tap.finished:
+        if not tap.all_seen_finished:
             detail = "ended its stream without a finish reason" if tap.chunks else "sent an empty stream"
             self._attempt_failed(Failure("target_down", "stream" if tap.chunks else "first_byte", detail))
             return
-        if not tap.has_content and (usage is None or not usage.output_tokens):
+        if tap.empty:
             self._attempt_failed(Failure("target_down", "first_byte", "sent an empty answer"))
             return
         if usage is None:
@@ -424,7 +429,7 @@ class Exchange:
             return  # draining: the record wants its end, nobody the bytes
         self._response_bytes += len(data)
         self._last_out_at = clock()
-        if self.head.minor:
+        if self._minor:
             data = chunk(data)
         if not self._head_sent:
             self._late = not self._content_sent
@@ -438,12 +443,12 @@ class Exchange:
             date=self.plane.date,
             request_id=self.id,
             fields=verdict.stream_fields(self._target, self._attempt_n) if self._content_sent else b"",
-            connection=connection_field(self.head.minor, keep_alive=self._keeps_alive()),
-            chunked=bool(self.head.minor),
+            connection=connection_field(self._minor, keep_alive=self._keeps_alive()),
+            chunked=bool(self._minor),
         )
 
     def _keeps_alive(self) -> bool:
-        return self.head.keep_alive and bool(self.head.minor) and not self.plane.draining
+        return self._wants_keep_alive and bool(self._minor) and not self.plane.draining
 
     def _end_stream(self, last: bytes) -> None:
         """The last bytes of a stream, settled before; the message is finished."""
@@ -451,7 +456,7 @@ class Exchange:
         if connection is None:
             return
         keep_alive = self._keeps_alive()
-        if self.head.minor:
+        if self._minor:
             last = (chunk(last) if last else b"") + LAST_CHUNK
         if not self._head_sent:
             self._content_sent = True

@@ -6,7 +6,8 @@ The form, whatever the upstream's was (`interfaces.md` §4): one `data: ` line p
 
 from potluck.model.price import Price
 from potluck.model.snapshot import CompiledTarget
-from potluck.wire.dialects.envelope import Envelope, StreamTap
+from potluck.wire.dialects.envelope import Envelope
+from potluck.wire.dialects.stream import StreamTap
 from potluck.wire.sse import SseReader, encode_event
 
 DONE = b"[DONE]"

@@ -6,6 +6,7 @@ from potluck.model.price import nanousd_to_usd_text
 from potluck.model.snapshot import CompiledTarget
 from potluck.model.usage import AttemptRecord, Outcome
 from potluck.ports import Failure
+from potluck.providers.openai import classify_error
 from potluck.wire.errors import RequestError
 from potluck.wire.sse import encode_comment
 
@@ -70,12 +71,15 @@ def total_cost(attempts: list[AttemptRecord]) -> int | None:
     return sum(costs) if costs else None
 
 
-def of_stream_error(error: dict[str, Any]) -> Failure:
-    """An error event inside a stream, by what it calls itself. Its text stays here: it may name accounts."""
-    said = f"{error.get('code', '')} {error.get('type', '')} {error.get('status', '')}".lower()
-    if "rate_limit" in said or "429" in said or "insufficient_quota" in said:
-        return Failure("key_limited", "stream", "reported a rate limit inside its stream")
-    return Failure("target_down", "stream", "reported an error inside its stream", truncated=False)
+def of_error_object(error: dict[str, Any], where: str) -> Failure:
+    """An error object inside a 200 or a stream, by what it calls itself. Its text stays here: it may name accounts.
+
+    A fault that it lays at the caller's door is still the target's here: it said 200 first.
+    """
+    error_class = classify_error(error)
+    if error_class in ("caller_fault", "none", "policy"):
+        error_class = "target_down"
+    return Failure(error_class, "first_byte", f"reported an error {where}")
 
 
 def of_failures(failures: list[tuple[str, Failure]]) -> RequestError:

@@ -1,0 +1,317 @@
+"""The gateway process: what is built, in which order it starts and stops.
+
+Start: open-file limit → logging → store (makes or upgrades its databases) → first start → snapshot → spool replay →
+pool, plane → **listen** → importer, built-in model, control plane (imported only now: the data plane already answers).
+Stop (SIGTERM, SIGINT): stop accepting → drain the data plane → control plane → importer, model → spool → store.
+A second signal cuts the drain short.
+"""
+
+import asyncio
+import contextlib
+import gc
+import logging
+import os
+import resource
+import signal
+import ssl
+import sys
+import time
+from collections.abc import Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import msgspec
+
+import potluck
+from potluck.admin import first_start
+from potluck.config.settings import Settings
+from potluck.engines.builtin import BuiltinModel
+from potluck.engines.local_upstream import LocalUpstream
+from potluck.identity.vault import VaultError
+from potluck.ledger import reports
+from potluck.ledger.importer_process import ImporterProcess
+from potluck.ledger.replay import replay
+from potluck.ledger.spool import Spool
+from potluck.ports import Upstream
+from potluck.proxy.limits import PlaneLimits
+from potluck.proxy.plane import Plane
+from potluck.runtime import announce
+from potluck.runtime.ticker import Ticker
+from potluck.snapshot import SnapshotError, SnapshotStore
+from potluck.store import Store, StoreError
+from potluck.store import open as open_store
+from potluck.telemetry import logs
+from potluck.telemetry.exposition import Exposition
+from potluck.telemetry.meter import DataPlaneMeter
+from potluck.upstream.pool import Pool
+from potluck.upstream.proxy_settings import ProxySettings
+
+log = logging.getLogger("potluck.gateway")
+
+BACKLOG = 1024
+STOP_S = 5.0
+"""for everything that ends after the drain"""
+
+
+class StartError(Exception):
+    """The gateway cannot start; the message says what, why and how to mend it."""
+
+
+def run(settings: Settings) -> int:
+    """Run until told to stop. Returns the exit status: 0 stopped as told, 1 could not start."""
+    raise_open_file_limit()
+    writer = logs.configure(settings.log.level, settings.log.format, background=True)
+    runner: type[asyncio.Runner] | Any = asyncio.Runner
+    try:
+        with runner(loop_factory=_loop_factory()) as loop_runner:
+            loop_runner.run(Gateway(settings).serve())
+    except (StartError, StoreError, VaultError, SnapshotError, first_start.FirstStartError) as error:
+        sys.stderr.write(f"potluck: {error}\n")
+        return 1
+    finally:
+        writer.close()
+    return 0
+
+
+def _loop_factory() -> Any:
+    try:
+        import uvloop
+    except ImportError:  # Windows
+        return asyncio.new_event_loop
+    return uvloop.new_event_loop
+
+
+def raise_open_file_limit() -> None:
+    """Use as many open files as the system allows this process: each stream needs two."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+class Gateway:
+    """One serving process. `serve` builds, runs and ends it."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.started_at = time.time()
+        self.problems: dict[str, str] = {"gateway": "it is starting"}
+        """why `/readyz` says no, by part"""
+        self._stop = asyncio.Event()
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    async def serve(self) -> None:
+        """Everything from the first file to the last. Raises StartError and the errors of the parts it opens."""
+        settings = self.settings
+        self.loop = asyncio.get_running_loop()
+        store = open_store(settings.home)
+        try:
+            first = first_start.first_start(
+                store,
+                os.environ,
+                local_model=not settings.no_local_model,
+                master_key=settings.master_key,
+                bootstrap_admin_token=settings.bootstrap_admin_token,
+                bootstrap_api_key=settings.bootstrap_api_key,
+            )
+            self.store, self.vault = store, first.vault
+            await self._serve(store, first)
+        finally:
+            store.close()
+
+    async def _serve(self, store: Store, first: "first_start.FirstStart") -> None:
+        settings, loop = self.settings, self.loop
+        self.snapshots = SnapshotStore(store, first.vault, local_model=not settings.no_local_model)
+        self.model: BuiltinModel | None = None
+        if not settings.no_local_model:
+            self.model = BuiltinModel(settings.home, loop, self.snapshots.set_local)
+            self.snapshots.set_local(self.model.port, self.model.secret)
+        self.snapshots.load()
+        summary = replay(settings.home / "spool")
+        if summary.lost:
+            log.warning(
+                "%d calls were in flight when an earlier gateway ended; they are recorded as lost", summary.lost
+            )
+        self.spool = Spool(settings.home / "spool", loop)
+        self.pool = Pool(loop, proxies=ProxySettings.from_environ(os.environ))
+        self.meter = DataPlaneMeter()
+        self.lookups = ThreadPoolExecutor(2, thread_name_prefix="lookup")
+        upstreams: dict[str, Upstream] = {"pool": self.pool}
+        if self.model is not None:
+            upstreams["local"] = LocalUpstream(self.pool, self.model, loop)
+        self.plane = Plane(
+            loop,
+            self.snapshots,
+            upstreams,
+            self.spool,
+            self.meter,
+            limits=_limits(settings),
+            lookup=self._look_up,
+        )
+        self.exposition = self._expose()
+        ticker = Ticker(loop, [self.plane.sweep, self.pool.sweep])
+        importer = ImporterProcess(settings.home)
+        server = await self._listen()
+        try:
+            ticker.start()
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.add_signal_handler(number, self._signalled)
+            await importer.start()
+            if self.model is not None:
+                await self.model.start()
+            self.spawn(self.snapshots.watch())
+            announce.listening(self.settings, self.port, first)
+            self.spawn(self._bring_in_control_plane())
+            await self._stop.wait()
+            await self._drain(server)
+        finally:
+            ticker.stop()
+            server.close()
+            await self._end(importer)
+
+    async def _listen(self) -> asyncio.Server:
+        settings = self.settings
+        context = _tls_context(settings) if settings.tls else None
+        try:
+            server = await self.loop.create_server(
+                self.plane.make_connection, settings.host, settings.port, ssl=context, backlog=BACKLOG
+            )
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise StartError(
+                f"cannot listen on {settings.host} port {settings.port}: {reason}; "
+                "stop what uses it, or choose another with --port or POTLUCK_PORT"
+            ) from error
+        self.port = server.sockets[0].getsockname()[1]
+        return server
+
+    async def _bring_in_control_plane(self) -> None:
+        """Import and attach it. The imports hold the interpreter in slices, while the data plane answers."""
+        try:
+            control = await self.loop.run_in_executor(None, _import_control)
+            control.attach(self)
+        except Exception:
+            log.exception("the control plane could not be started; the data plane goes on without it")
+            self.problems["control"] = "the control plane could not be started; see the log"
+        else:
+            gc.collect()
+            gc.freeze()
+        del self.problems["gateway"]
+
+    def _expose(self) -> Exposition:
+        exposition = Exposition(self.meter, potluck.__version__)
+        plane, pool = self.plane, self.pool
+        exposition.gauge("potluck_requests_in_flight", "requests being answered now", lambda: len(plane.exchanges))
+        exposition.gauge("potluck_connections", "callers' connections", lambda: len(plane.connections))
+        exposition.gauge("potluck_buffered_body_bytes", "request bodies held", lambda: plane.buffered_bytes)
+        exposition.gauge(
+            "potluck_upstream_connections",
+            "connections to upstreams",
+            lambda: {
+                (key, state): getattr(stats, state)
+                for key, stats in pool.stats().endpoints.items()
+                for state in ("idle", "in_flight", "connecting", "waiting")
+            },
+            ("endpoint", "state"),
+        )
+        exposition.counter("potluck_upstream_connects_total", "connections made", lambda: pool.stats().connects)
+        exposition.counter(
+            "potluck_upstream_retried_total",
+            "calls whose kept-alive connection was dead, sent again on a new one",
+            lambda: pool.stats().retried,
+        )
+        exposition.gauge("potluck_spool_writable", "1 while usage can be recorded", lambda: int(self.spool.writable))
+        exposition.counter("potluck_spool_dropped_total", "records given up", lambda: self.spool.dropped)
+        exposition.gauge("potluck_snapshot_version", "configuration in force", lambda: self.snapshots.current.version)
+        return exposition
+
+    def readiness(self) -> dict[str, str]:
+        """Reasons why `/readyz` says no, by part; empty when ready."""
+        reasons = dict(self.problems)
+        if self.snapshots.problem:
+            reasons["snapshot"] = self.snapshots.problem
+        if not self.spool.writable:
+            reasons["spool"] = "usage cannot be recorded: free space in the home directory"
+        if self.plane.draining:
+            reasons["gateway"] = "it is shutting down"
+        return reasons
+
+    def spawn(self, work: Coroutine[Any, Any, Any]) -> None:
+        """Run something in the background for the life of the gateway; a failure is logged."""
+        task = self.loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._spawned_ended)
+
+    def _spawned_ended(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            log.error("a background task failed", exc_info=task.exception())
+
+    def _look_up(self, request_id: str, key_id: str, answer: Any) -> None:
+        """`GET /v1/requests/{id}`: read the record in a thread. The importer is at most a second behind."""
+
+        def read() -> bytes | None:
+            record = reports.request_detail(self.store.usage_path, request_id, {"key_id": key_id})
+            return msgspec.json.encode(record) if record is not None else None
+
+        def done(future: asyncio.Future[bytes | None]) -> None:
+            error = None if future.cancelled() else future.exception()
+            if error is not None:
+                log.error("a request record could not be read", exc_info=error)
+            answer(None if future.cancelled() or error is not None else future.result())
+
+        self.loop.run_in_executor(self.lookups, read).add_done_callback(done)
+
+    # --- the end
+
+    def _signalled(self) -> None:
+        if self._stop.is_set():
+            for exchange in list(self.plane.exchanges):
+                exchange.shut_down()
+            return
+        log.info("stopping: running requests may finish within %g s", self.settings.drain_s)
+        self._stop.set()
+
+    async def _drain(self, server: asyncio.Server) -> None:
+        server.close()
+        left = await self.plane.drain(self.settings.drain_s)
+        if left:
+            log.warning("%d requests were still running after %g s and were cut", left, self.settings.drain_s)
+
+    async def _end(self, importer: ImporterProcess) -> None:
+        for task in list(self._tasks):
+            task.cancel()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(STOP_S):
+                await self.snapshots.flush_touched()
+        self.pool.close()
+        # records go to the file first, so that the importer's last look finds them
+        await asyncio.sleep(0)
+        self.spool.close()
+        await asyncio.gather(
+            importer.stop(), self.model.stop() if self.model is not None else asyncio.sleep(0), return_exceptions=True
+        )
+        self.lookups.shutdown(wait=False, cancel_futures=True)
+        for connection in list(self.plane.connections):
+            connection.abort()
+
+
+def _import_control() -> Any:
+    from potluck.runtime import control
+
+    return control
+
+
+def _limits(settings: Settings) -> PlaneLimits:
+    return PlaneLimits(**msgspec.structs.asdict(settings.limits))
+
+
+def _tls_context(settings: Settings) -> ssl.SSLContext:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.set_alpn_protocols(["http/1.1"])
+    try:
+        context.load_cert_chain(str(settings.tls_cert), str(settings.tls_key) if settings.tls_key else None)
+    except (OSError, ssl.SSLError) as error:
+        reason = getattr(error, "strerror", None) or "they do not belong together, or are not PEM"
+        raise StartError(f"the TLS certificate or key cannot be used: {reason}") from error
+    return context
