@@ -3,6 +3,7 @@
 Rules
 - `/v1/…` is served here; everything else goes, whole and at a message boundary, to the control plane's protocol.
 - One exchange at a time per connection; what is pipelined behind it waits, and past `pipelined_bytes` reading stops.
+- FULL: the answer is written but not taken yet; until it is, no further request is read, so answers never pile up.
 - 401, 404, 405 and 413 are answered at the head, before a body is buffered. A refused body is drained a little, so that
   the answer is not lost to a reset, then the connection closes.
 - Every state has a deadline (`deadline`, swept by the plane).
@@ -21,7 +22,7 @@ from potluck.proxy.plane import Plane
 from potluck.wire.errors import RequestError, encode_error
 from potluck.wire.http1 import DRAIN_BYTES, BadRequest, BodyReader, Head, find_head_end, parse_head
 
-HEAD, BODY, BUSY, LINGER, GONE = range(5)
+HEAD, BODY, BUSY, FULL, LINGER, GONE = range(6)
 
 CAPABILITY_PATHS: dict[bytes, Capability] = {
     b"/v1/chat/completions": "chat",
@@ -48,6 +49,8 @@ class Connection(asyncio.Protocol):
         "_searched_bytes",
         "_started_at",
         "_state",
+        "_unsent_bytes",
+        "_write_blocked",
         "deadline",
         "exchange",
         "key",
@@ -70,6 +73,8 @@ class Connection(asyncio.Protocol):
         self._started_at = 0.0
         self._linger_bytes = 0
         self._paused_reading = False
+        self._write_blocked = False
+        self._unsent_bytes = 0
 
     # --- asyncio's side
 
@@ -89,12 +94,16 @@ class Connection(asyncio.Protocol):
             exchange.caller_gone()
 
     def pause_writing(self) -> None:
+        self._write_blocked = True
         if self.exchange is not None:
             self.exchange.caller_paused()
 
     def resume_writing(self) -> None:
+        self._write_blocked = False
         if self.exchange is not None:
             self.exchange.caller_resumed()
+        elif self._state == FULL:
+            self._await_next()
 
     def data_received(self, data: bytes) -> None:
         state = self._state
@@ -111,7 +120,7 @@ class Connection(asyncio.Protocol):
                 self._read_body(data)
             except BadRequest as error:
                 self._refuse_bytes(error)
-        elif state == BUSY:
+        elif state in (BUSY, FULL):
             self._buffer += data
             if len(self._buffer) > self.plane.limits.pipelined_bytes and not self._paused_reading:
                 self._paused_reading = True
@@ -143,6 +152,9 @@ class Connection(asyncio.Protocol):
         head = parse_head(data if end == len(data) else data[:end])
         self._head = head
         if not self._accept(head):
+            if end < len(data) and self._state in (HEAD, FULL):
+                self._buffer = data[end:]
+                self.plane.loop.call_soon(self._next)
             return
         if not head.has_body:
             self._begin(b"", data[end:])
@@ -202,7 +214,7 @@ class Connection(asyncio.Protocol):
             message = f"the request body is larger than {limits.max_body_bytes} bytes"
             return self._refuse(head, RequestError("request_too_large", message))
         if head.has_body:
-            # a chunked body has no size yet: it is counted at what has come, when it is whole
+            # a chunked body has no size yet: it is counted as it comes
             self._reserved_bytes = head.content_length
             plane.buffered_bytes += head.content_length
             if plane.buffered_bytes > limits.buffered_bodies_bytes:
@@ -239,17 +251,18 @@ class Connection(asyncio.Protocol):
         assert reader is not None
         assert self._head is not None
         taken = reader.feed(data)
+        plane = self.plane
+        if self._head.chunked:
+            plane.buffered_bytes += reader.size_bytes - self._reserved_bytes
+            self._reserved_bytes = reader.size_bytes
         if reader.done:
             self._reader = None
             body = reader.body()
-            if self._head.chunked:
-                self._reserved_bytes = len(body)
-                self.plane.buffered_bytes += len(body)
             self._begin(body, data[taken:] if taken < len(data) else b"")
             return
-        limits, now = self.plane.limits, clock()
+        limits, now = plane.limits, clock()
         self.deadline = min(now + limits.body_idle_s, self._started_at + limits.body_total_s)
-        if self._head.chunked and self.plane.buffered_bytes + reader.size_bytes > limits.buffered_bodies_bytes:
+        if self._head.chunked and plane.buffered_bytes > limits.buffered_bodies_bytes:
             raise BadRequest(503, "too many request bodies are being held; try again in a moment")
 
     def _begin(self, body: bytes, rest: bytes) -> None:
@@ -270,7 +283,9 @@ class Connection(asyncio.Protocol):
     # --- the exchange's side
 
     def answer(self, status: int, body: bytes, request_id: str, fields: bytes = b"") -> None:
-        """Send a whole JSON answer and finish the message."""
+        """Send a whole JSON answer and finish the message. Nothing happens when the caller has gone meanwhile."""
+        if self._state == GONE:
+            return
         head = self._head
         assert head is not None
         keep_alive = head.keep_alive and not self.plane.draining
@@ -290,13 +305,24 @@ class Connection(asyncio.Protocol):
     def finished(self, *, keep_alive: bool) -> None:
         """The message's answer is out: the next message may begin."""
         self.exchange = None
+        self.key = None
         self._head = None
         self._release()
         if self._state == GONE:
             return
         if not keep_alive or self.plane.draining:
             self._linger()
-            return
+        elif self._write_blocked:
+            self._state = FULL
+            self._unsent_bytes = self.transport.get_write_buffer_size()
+            self.deadline = clock() + self.plane.limits.caller_stall_s
+            if not self._paused_reading:
+                self._paused_reading = True
+                self.transport.pause_reading()
+        else:
+            self._await_next()
+
+    def _await_next(self) -> None:
         self._state = HEAD
         self.deadline = clock() + self.plane.limits.keep_alive_s
         if self._paused_reading:
@@ -382,6 +408,7 @@ class Connection(asyncio.Protocol):
         self._state = LINGER
         self._buffer = b""
         self._linger_bytes = DRAIN_BYTES
+        self._unsent_bytes = self.transport.get_write_buffer_size() + 1  # the first look counts as progress
         self.deadline = clock() + self.plane.limits.linger_s
         if self._paused_reading:
             self._paused_reading = False
@@ -400,12 +427,20 @@ class Connection(asyncio.Protocol):
 
     # --- deadlines, drain, hand-over
 
-    def on_deadline(self, now: float) -> None:  # noqa: ARG002 — every deadline takes the time
+    def on_deadline(self, now: float) -> None:
         self.deadline = FOREVER
         state = self._state
         if state == BODY or (state == HEAD and self._buffer):
             self._refuse_bytes(BadRequest(408, "the request was not sent in time"))
-        elif state == LINGER or self.transport.get_write_buffer_size():
+        elif state in (FULL, LINGER):
+            unsent_bytes = self.transport.get_write_buffer_size()
+            if 0 < unsent_bytes < self._unsent_bytes:
+                # slow, but taking the answer
+                self._unsent_bytes = unsent_bytes
+                self.deadline = now + self.plane.limits.caller_stall_s
+            else:
+                self.transport.abort()
+        elif self.transport.get_write_buffer_size():
             self.transport.abort()
         else:
             self.transport.close()
