@@ -39,7 +39,11 @@ async def test_a_broken_head_is_no_answer(raw: bytes) -> None:
         sink, server = await it.answer(raw)
         assert [event[0] for event in sink.events] == ["connected", "failed"]
         assert sink.failure is not None
-        assert (sink.failure.error_class, sink.failure.phase, sink.failure.timeout) == ("target_down", "first_byte", False)
+        assert (sink.failure.error_class, sink.failure.phase, sink.failure.timeout) == (
+            "target_down",
+            "first_byte",
+            False,
+        )
         await until(server.peers[0].gone.is_set)
         assert it.open_connections() == 0
 

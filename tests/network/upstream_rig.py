@@ -68,7 +68,9 @@ def open_sockets() -> int:
     return count
 
 
-async def until(condition: Callable[[], object], complaint: str = "it never came true", timeout_s: float = 10.0) -> None:
+async def until(
+    condition: Callable[[], object], complaint: str = "it never came true", timeout_s: float = 10.0
+) -> None:
     """Let the loop run until `condition` holds."""
     deadline = asyncio.get_running_loop().time() + timeout_s
     while not condition():

@@ -20,7 +20,7 @@ Rules:
 import asyncio
 from typing import TYPE_CHECKING, Any, cast
 
-from httptools import HttpParserError, HttpResponseParser
+from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
 from potluck.upstream.failures import lost_detail
 
@@ -39,6 +39,8 @@ writes cost 5 µs more from 16 KB to 100 KB; copy and `writev` are even at 64 KB
 IDLE, SENT, HEAD, BODY, CLOSED = range(5)
 
 _LINE_ENDS = (10, 13)
+_STOPPED = (HttpParserError, HttpParserUpgrade)
+"""what the parser raises when it goes no further; the second is no subclass of the first"""
 
 
 class _SecondMessageError(Exception):
@@ -50,9 +52,11 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "_barren_bytes",
+        "_chunked",
         "_complete",
         "_fault",
         "_feed",
+        "_head",
         "_head_bytes",
         "_headers",
         "_interim",
@@ -91,12 +95,14 @@ class Connection(asyncio.Protocol):
         self._parser: Any = HttpResponseParser(self)
         self._feed = self._parser.feed_data
         self._headers: list[tuple[bytes, bytes]] = []
+        self._head = self._headers
         self._status = 0
         self._head_bytes = 0
         self._barren_bytes = 0
         self._interim = 0
         self._complete = False
         self._keep_alive = False
+        self._chunked = False
         self._until_close = False
         self._fault = ""
 
@@ -181,7 +187,7 @@ class Connection(asyncio.Protocol):
             return
         try:
             self._feed(data)
-        except HttpParserError:
+        except _STOPPED:
             self._malformed()
         pieces = self._pieces
         if pieces:
@@ -238,7 +244,8 @@ class Connection(asyncio.Protocol):
             raise _SecondMessageError
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._headers.append((name.lower(), value))
+        # the parser leaves white space at the end of a value
+        self._headers.append((name.lower(), value.rstrip()))
 
     def on_headers_complete(self) -> None:
         parser = self._parser
@@ -251,11 +258,15 @@ class Connection(asyncio.Protocol):
                 self._fault = "the answer is malformed"
             return
         self._stage = BODY
+        # trailers go to a list that nobody reads
+        headers = self._head = self._headers
+        self._headers = []
         self._keep_alive = parser.should_keep_alive()
         framed = self._keep_alive
-        for name, value in self._headers:
+        self._chunked = False
+        for name, value in headers:
             if name == b"transfer-encoding":
-                framed = True
+                framed = self._chunked = True
                 if value.lower() != b"chunked":
                     self._fault = "the answer has an unknown transfer coding"
             elif name == b"content-length":
@@ -290,7 +301,7 @@ class Connection(asyncio.Protocol):
                     self._feed(data[allowed:])
                 else:
                     self._fault = self._fault or "the answer's head is too large"
-        except HttpParserError:
+        except _STOPPED:
             self._malformed()
         if self._fault:
             # whatever the read held before the fault: without it in the caller's hands, another target can still be
@@ -299,14 +310,13 @@ class Connection(asyncio.Protocol):
             return
         if self._stage != BODY:
             return
-        headers, self._headers = self._headers, []
         pieces = self._pieces
         if call.head.method == "HEAD":
             # the parser would wait for the body that the head describes
             self._complete, self._keep_alive = True, False
             pieces.clear()
         last = b""
-        call.sink.head(self._status, headers)
+        call.sink.head(self._status, self._head)
         if pieces:
             chunk = pieces[0] if len(pieces) == 1 else b"".join(pieces)
             last = pieces[-1]
@@ -334,7 +344,7 @@ class Connection(asyncio.Protocol):
         self.call = None
         if (
             self._keep_alive
-            and ends_with_message(data, last)
+            and ends_with_message(data, last, chunked=self._chunked)
             and not self.transport.get_write_buffer_size()
             and not self.is_closing()
         ):
@@ -354,16 +364,13 @@ class Connection(asyncio.Protocol):
         return self.transport.get_write_buffer_size() > 0
 
 
-def ends_with_message(data: bytes, last: bytes) -> bool:
+def ends_with_message(data: bytes, last: bytes, *, chunked: bool) -> bool:
     """Does the read that completed a message end with the message's last byte?
 
-    The parser reports the first byte of a second message, but passes over line ends between messages in silence.
-    `last` is the last piece of body in `data`. A read that is too short to tell counts as no: that costs a connection,
-    not a caller.
+    The parser reports the first byte of a second message, but passes over line ends between messages in silence. `last` is
+    the last piece of body in `data`. A read that is too short to tell counts as no: that costs a connection, not a caller.
     """
-    if data[-1] not in _LINE_ENDS:
-        return True
-    if last and data.endswith(last) and last.strip(b"\r\n"):
-        return True
-    # a head, a last chunk or a trailer section: ends with exactly one empty line
+    if last and not chunked:
+        return data[-1] not in _LINE_ENDS or (data.endswith(last) and bool(last.strip(b"\r\n")))
+    # a head, a last chunk or a trailer section: exactly one empty line ends it
     return data.endswith(b"\r\n\r\n") and len(data) > 4 and data[-5] not in _LINE_ENDS
