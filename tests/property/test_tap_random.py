@@ -68,7 +68,9 @@ def test_any_stream(capability: Any, values: list[Any], wanted: bool, n: int, na
             forward = tap.read(json.dumps(value).encode(), name)
         except MalformedAnswer:
             return
-        assert tap.error is None or forward is None
+        if tap.error is not None:
+            assert forward is None
+            return
         assert forward is None or isinstance(json.loads(forward), dict)
 
 

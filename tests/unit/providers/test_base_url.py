@@ -47,6 +47,7 @@ def test_parts(text: str, parts: BaseUrl, authority: str) -> None:
         "https://host\\v1",
         "https://[::1/v1",
         "https://[::g]/v1",
+        "https://[v1.a:b]/v1",
         "https://[fe80::1%25eth0]/v1",
         "https://a..b/v1",
         "https://" + "a" * 64 + "/v1",

@@ -249,6 +249,8 @@ def test_usage_of_one_choice_is_recognised() -> None:
     assert read_response("chat", untimed, one_choice_usage=True, prompts=2).usage == TokenUsage(
         66, 9, 8, estimated=True
     )
+    odd = json.dumps(LLAMA_CPP | {"timings": {"predicted_n": "6"}}).encode()
+    assert read_response("chat", odd).usage == TokenUsage(33, 6, 8)
     single = LLAMA_CPP | {"choices": LLAMA_CPP["choices"][:1]}  # type: ignore[index]
     assert read_response("chat", json.dumps(single).encode()).usage == TokenUsage(33, 6, 8)
 

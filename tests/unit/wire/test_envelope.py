@@ -137,6 +137,7 @@ MISTYPED: list[tuple[Capability, dict[str, Any], str]] = [
     ("chat", {"potluck": {"max_price": {"input": -1}}}, "potluck"),
     ("chat", {"potluck": {"max_price": {"inputs": 1}}}, "potluck"),
     ("chat", {"potluck": {"only": [""]}}, "potluck"),
+    ("chat", {"max_tokens": 10**4000}, "max_tokens"),
     ("completions", {"max_tokens": -1}, "max_tokens"),
     ("completions", {"prompt": []}, "prompt"),
     ("completions", {"prompt": {}}, "prompt"),
@@ -238,6 +239,7 @@ def test_duplicates_of_what_we_read(body: bytes) -> None:
         b'{"model":"a","messages":[{}],"x":1,"x":2}',
         b'{"mod\\u0065l":"a","m\\u0065ssages":[{}]}',
         b'\n{\t"model" :\r\n"a" , "messages" : [ { } ] }\n\n',
+        b'{"model":"a","messages":[' + b" " * 100 + b"{}]}",
         '{"model":"a","messages":[{"content":"é"}],"é":1}'.encode(),
     ],
 )

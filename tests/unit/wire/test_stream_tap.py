@@ -29,6 +29,7 @@ def usage_chunk(usage: Any = USAGE, **more: Any) -> bytes:
 
 
 ROLE = chunk({"role": "assistant", "content": ""})
+MOONSHOT = json.dumps({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop", "usage": USAGE}]}).encode()
 PLACEMENTS: dict[str, list[bytes]] = {
     "chunk of its own": [ROLE, text("a"), chunk(reason="stop"), usage_chunk()],
     "last content chunk": [ROLE, text("a"), chunk({"content": "b"}, "stop", usage=USAGE)],
@@ -38,6 +39,7 @@ PLACEMENTS: dict[str, list[bytes]] = {
         text("a", usage={"prompt_tokens": 10, "completion_tokens": 1, "total_tokens": 11}),
         chunk({"content": "b"}, "stop", usage=USAGE),
     ],
+    "inside a choice": [ROLE, text("a"), MOONSHOT],
     "x_groq": [ROLE, text("a"), chunk(reason="stop", x_groq={"id": "r", "usage": USAGE})],
     "nulls before": [
         chunk({"role": "assistant"}, usage=None), text("a", usage=None), chunk(reason="stop", usage=None),

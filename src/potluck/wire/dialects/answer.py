@@ -215,10 +215,7 @@ def decode_leniently(body: bytes) -> dict[str, Any]:
 
 
 def error_of(value: dict[str, Any]) -> dict[str, Any] | None:
-    """The error object of an answer that is one: `{"error": …}`, or `{"object": "error", …}` as older servers say."""
-    error = value.get("error")
-    if error is not None:
-        return as_error(error)
+    """`value`, if it is an error without an `error` member: `{"object": "error", …}`, as older servers say."""
     return value if value.get("object") == "error" or value.get("type") == "error" else None
 
 

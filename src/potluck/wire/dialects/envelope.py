@@ -20,6 +20,8 @@ from potluck.wire.errors import RequestError
 
 MAX_MODEL_CHARS = 256
 MAX_USER_CHARS = 256
+MAX_COUNT = (1 << 53) - 1
+"""the largest integer that every JSON reader takes alike"""
 EXACT_SCAN_MAX_BYTES = 1 << 20
 """bodies beyond this that repeat or escape member names are refused: the exact scan is slow and holds the loop"""
 
@@ -42,13 +44,13 @@ _decode_bool = msgspec.json.Decoder(bool | None).decode
 _decode_user = msgspec.json.Decoder(str | None).decode
 _decode_array = msgspec.json.Decoder(list[Raw]).decode
 _decode_options = msgspec.json.Decoder(dict[str, Raw] | None).decode
-_decode_at_least_0 = msgspec.json.Decoder(Annotated[int, msgspec.Meta(ge=0)] | None).decode
-_decode_at_least_1 = msgspec.json.Decoder(Annotated[int, msgspec.Meta(ge=1)] | None).decode
+_decode_at_least_0 = msgspec.json.Decoder(Annotated[int, msgspec.Meta(ge=0, le=MAX_COUNT)] | None).decode
+_decode_at_least_1 = msgspec.json.Decoder(Annotated[int, msgspec.Meta(ge=1, le=MAX_COUNT)] | None).decode
 _decode_n = msgspec.json.Decoder(Annotated[int, msgspec.Meta(ge=1, le=128)] | None).decode
 _decode_controls = msgspec.json.Decoder(Controls | None).decode
 _encode = msgspec.json.encode
 
-_AT_LEAST_1 = "an integer of at least 1"
+_AT_LEAST_1 = "an integer of at least 1 and at most 2^53 - 1"
 _N = "an integer from 1 to 128"
 _USAGE_ASKED = Raw(b'{"include_usage":true}')
 
@@ -108,7 +110,9 @@ def decode_envelope(capability: Capability, body: bytes) -> Envelope:
         if "n" in members:
             envelope.n = _read(members, "n", _decode_n, _N) or 1
     elif capability == "completions":
-        envelope.max_output_tokens = _read(members, "max_tokens", _decode_at_least_0, "an integer of at least 0")
+        envelope.max_output_tokens = _read(
+            members, "max_tokens", _decode_at_least_0, "an integer of at least 0 and at most 2^53 - 1"
+        )
         _read_stream(envelope)
         envelope.prompts = _prompts(members)
         envelope.n = (_read(members, "n", _decode_n, _N) or 1) * envelope.prompts
@@ -186,7 +190,7 @@ def _read(members: dict[str, Raw], name: str, decode: Any, wanted: str) -> Any:
         return None
     try:
         return decode(raw)
-    except (msgspec.ValidationError, RecursionError):
+    except (msgspec.MsgspecError, ValueError, RecursionError):
         _refuse(name, f"must be {wanted}")
 
 
