@@ -10,9 +10,11 @@ import tempfile
 from pathlib import Path
 
 from bench import report, rows
-from bench.processes import LOAD_CORE, BenchError, raise_file_limit, stop
+from bench.processes import LOAD_CORE, BenchError, Quiet, raise_file_limit, stop
 from bench.stack import Server, start_command, start_nginx_proxy, start_potluck, start_upstreams
 
+NOISE = 0.05
+"""share of the gateway's core that others may take before the bench says so"""
 DOCUMENT = Path(__file__).parents[1] / "docs" / "performance.md"
 
 
@@ -90,6 +92,11 @@ def _measure(arguments: argparse.Namespace, directory: Path) -> int:
         print(json.dumps(report.as_json(lines, results, rounds), indent=2))
     else:
         print(f"\n{report.machine()}; median of {rounds} rounds\n\n{report.as_text(report.table(lines, names))}")
+    if Quiet.worst > NOISE:
+        print(
+            f"\nothers took up to {Quiet.worst:.0%} of the gateway's core meanwhile: measure again on a quiet machine",
+            file=sys.stderr,
+        )
     if arguments.write_doc:
         report.write_document(DOCUMENT, lines, names, rounds)
     over = [line.row.title for line in lines if line.verdict == "over"]

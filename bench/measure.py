@@ -12,6 +12,7 @@ from pathlib import Path
 from bench.processes import (
     LOAD_CORE,
     BenchError,
+    Quiet,
     cpu_s,
     free_port,
     rss_bytes,
@@ -50,6 +51,7 @@ def measure_plain(server: Server, directory: Path, *, prompt_bytes: int, seconds
     gateway, importer = server.pids(), server.importer_pids()
     wait_quiet(server.all_pids())
     before, importer_before = cpu_s(gateway), cpu_s(importer)
+    quiet = Quiet(server.all_pids())
     wrk = spawn(
         [
             find_wrk(), "-t1", f"-c{CONNECTIONS}", f"-d{max(1, round(seconds))}s", "--latency", "-s", str(script),
@@ -60,6 +62,7 @@ def measure_plain(server: Server, directory: Path, *, prompt_bytes: int, seconds
     )  # fmt: skip
     output, _ = wrk.communicate(timeout=seconds + 30)
     used = cpu_s(gateway) - before
+    quiet.check()
     summary = json.loads(output.splitlines()[-1])
     if summary["errors"] or summary["not_2xx"] or not summary["requests"]:
         raise BenchError(f"{server.name} did not answer every plain request: {summary}")
@@ -127,18 +130,20 @@ def measure_chunks(server: Server, *, streams: int, chunks: int, pace_ms: int, r
     load = Streams(server, streams=streams, chunks=chunks, pace_ms=pace_ms, ramp_s=ramp_s, seconds=seconds)
     try:
         load.expect(b"measuring")
+        quiet = Quiet(server.all_pids())
         before = cpu_s(gateway)
         load.expect(b"measured")
         used = cpu_s(gateway) - before
+        quiet.check()
         return used / load.close()["events"] * 1e6
     finally:
         stop(load.process)
 
 
 def measure_open_streams(server: Server, *, streams: int, ramp_s: float) -> tuple[int, int]:
-    """Resident bytes (idle, with that many streams open): the gateway with all its children."""
+    """Resident bytes (before, with that many streams open): the gateway with all its children."""
     wait_quiet(server.all_pids())
-    idle = rss_bytes(server.all_pids())
+    before = rss_bytes(server.all_pids())
     load = Streams(server, streams=streams, chunks=100_000, pace_ms=500, ramp_s=ramp_s, seconds=1.0, hold=True)
     try:
         load.expect(b"measuring")
@@ -148,7 +153,7 @@ def measure_open_streams(server: Server, *, streams: int, ramp_s: float) -> tupl
     finally:
         stop(load.process)
     wait_quiet(server.all_pids())
-    return idle, loaded
+    return before, loaded
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, ClassVar
 
 GATEWAY_CORE = 0
 LOAD_CORE = 1
@@ -128,6 +128,46 @@ def rss_bytes(pids: list[int]) -> int:
         except OSError:
             continue
     return total
+
+
+def pss_bytes(pids: list[int]) -> int:
+    """Resident bytes with shared pages divided among those that share them, so that the sum counts each page once."""
+    total = 0
+    for pid in pids:
+        try:
+            text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+        except OSError:
+            continue
+        total += next(int(line.split()[1]) for line in text.splitlines() if line.startswith("Pss:")) * 1024
+    return total
+
+
+def core_busy_s(core: int) -> float:
+    """Seconds that a core has spent on anything at all since boot."""
+    for line in Path("/proc/stat").read_text().splitlines():
+        if line.startswith(f"cpu{core} "):
+            fields = [int(field) for field in line.split()[1:]]
+            # user, nice, system, irq, softirq, steal: idle and waiting left out
+            return sum(fields[n] for n in (0, 1, 2, 5, 6, 7)) / _TICKS_PER_S
+    raise BenchError(f"/proc/stat knows no core {core}")
+
+
+class Quiet:
+    """How much of the gateway's core others took while it was measured: a figure from a busy machine says little."""
+
+    worst: ClassVar[float] = 0.0
+
+    def __init__(self, pids: list[int]) -> None:
+        self._pids = pids
+        self._at = time.perf_counter()
+        self._own_s = cpu_s(pids)
+        self._busy_s = core_busy_s(GATEWAY_CORE)
+
+    def check(self) -> None:
+        """Remember the share of others since the start of this window."""
+        wall_s = time.perf_counter() - self._at
+        others_s = core_busy_s(GATEWAY_CORE) - self._busy_s - (cpu_s(self._pids) - self._own_s)
+        Quiet.worst = max(Quiet.worst, others_s / wall_s)
 
 
 def _stat(pid: int) -> list[str] | None:

@@ -9,7 +9,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from bench import upstream
@@ -19,10 +19,13 @@ from bench.processes import (
     BenchError,
     command_line,
     free_port,
+    pss_bytes,
+    rss_bytes,
     spawn,
     stop,
     tree,
     wait_port,
+    wait_quiet,
 )
 
 PLAIN_MODEL = "bench-plain"
@@ -40,7 +43,9 @@ class Server:
     key: str
     process: subprocess.Popen[bytes]
     home: Path | None = None
-    settled: list[int] = field(default_factory=list)
+    idle_rss_bytes: int = 0
+    """ready, and not used yet"""
+    idle_pss_bytes: int = 0
 
     def pids(self) -> list[int]:
         """The gateway's own processes, the usage importer left out."""
@@ -52,6 +57,12 @@ class Server:
 
     def all_pids(self) -> list[int]:
         return tree(self.process.pid)
+
+    def take_idle(self) -> "Server":
+        """Remember what it takes before its first request."""
+        wait_quiet(self.all_pids())
+        self.idle_rss_bytes, self.idle_pss_bytes = rss_bytes(self.all_pids()), pss_bytes(self.all_pids())
+        return self
 
 
 @dataclass
@@ -166,7 +177,7 @@ def start_nginx_proxy(directory: Path, upstreams: Upstreams) -> Server:
         plain=plain, stream=stream, plain_up=upstreams.plain_port, stream_up=upstreams.stream_port
     )
     process = start_nginx(directory / "nginx", servers, plain, GATEWAY_CORE)
-    return Server("nginx", plain, stream, "none", process)
+    return Server("nginx", plain, stream, "none", process).take_idle()
 
 
 def start_command(name: str, command: str, directory: Path, upstreams: Upstreams) -> Server:
@@ -175,7 +186,7 @@ def start_command(name: str, command: str, directory: Path, upstreams: Upstreams
     words = command.format(port=port, plain_port=upstreams.plain_port, stream_port=upstreams.stream_port).split()
     process = spawn(words, core=GATEWAY_CORE, log=directory / f"{name}.log")
     wait_port(port, process)
-    return Server(name, port, port, "none", process)
+    return Server(name, port, port, "none", process).take_idle()
 
 
 def potluck_command(port: int, home: Path) -> list[str]:
@@ -210,13 +221,14 @@ def start_potluck(
     process = spawn(command, core=GATEWAY_CORE, log=directory / f"{name}.log", env=potluck_environment(token, key))
     try:
         wait_ready(port, process, directory / f"{name}.log")
+        server = Server(name, port, port, key, process, home).take_idle()
         for model, upstream_port in ((PLAIN_MODEL, upstreams.plain_port), (STREAM_MODEL, upstreams.stream_port)):
             declare_model(port, token, model, upstream_port)
         wait_model(port, key, STREAM_MODEL)
     except BaseException:
         stop(process)
         raise
-    return Server(name, port, port, key, process, home)
+    return server
 
 
 def wait_ready(port: int, process: subprocess.Popen[bytes], log: Path, limit_s: float = 30.0) -> None:
