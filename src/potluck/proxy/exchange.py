@@ -239,7 +239,7 @@ class Exchange:
             self._form = STREAM
             target = self._target
             assert target is not None
-            self._relay = Relay(self.envelope, target, target.price, self.plane.limits.max_event_bytes)
+            self._relay = Relay(self.envelope, target.price, self.plane.limits.max_event_bytes)
         else:
             self._form = WRONG_FORM
 
@@ -321,11 +321,10 @@ class Exchange:
             self._error_ended()
 
     def _plain_ended(self, *, clean: bool) -> None:
-        parts, target = self._parts, self._target
-        assert target is not None
+        parts = self._parts
         body = parts[0] if len(parts) == 1 else b"".join(parts)
         try:
-            facts = read_response(self.capability, body, "one_choice_usage" in target.quirks)
+            facts = read_response(self.capability, body, self.envelope.prompts)
         except MalformedAnswer as error:
             detail = f"sent an unreadable answer: {error}" if clean else "was cut off in the middle of its answer"
             self._attempt_failed(Failure("target_down", "stream" if not clean else "first_byte", detail))

@@ -5,7 +5,6 @@ The form, whatever the upstream's was (`interfaces.md` §4): one `data: ` line p
 """
 
 from potluck.model.price import Price
-from potluck.model.snapshot import CompiledTarget
 from potluck.wire.dialects.envelope import Envelope
 from potluck.wire.dialects.stream import StreamTap
 from potluck.wire.sse import SseReader, encode_event
@@ -18,14 +17,14 @@ class Relay:
 
     __slots__ = ("_named", "_read", "_reader", "done", "held", "tap")
 
-    def __init__(self, envelope: Envelope, target: CompiledTarget, price: Price | None, max_event_bytes: int) -> None:
+    def __init__(self, envelope: Envelope, price: Price | None, max_event_bytes: int) -> None:
         self._reader = SseReader(max_event_bytes)
         self.tap = StreamTap(
             envelope.capability,
             envelope.wants_usage,
             envelope.n,
             price,
-            one_choice_usage="one_choice_usage" in target.quirks,
+            envelope.prompts,
         )
         self._read = self.tap.read
         self._named = envelope.capability == "responses"

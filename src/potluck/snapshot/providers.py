@@ -101,7 +101,7 @@ def compile_provider(
     return ProviderPart(
         provider,
         Endpoint(provider.id, url.host, url.port, url.tls, provider.timeouts, provider.max_connections),
-        quirks_of(url, llama_cpp=provider.builtin),
+        quirks_of(url),
         tuple((credential_id, build_heads(url, secret, PATHS)) for credential_id, secret in keys or [(None, None)]),
         dict(_offers(routes, provider)),
     )

@@ -8,16 +8,16 @@ from potluck.providers.quirks import QUIRKS, quirks_of, served
 
 
 def test_quirks_by_host() -> None:
-    """A known host has its quirks, any other has none; llama.cpp's are added where it is known to be one."""
+    """A known host has its quirks, any other has none."""
     assert "responses_ok" in quirks_of("https://api.openai.com/v1")
     assert quirks_of(parse_base_url("https://api.mistral.ai/v1")) == {"no_stream_usage"}
     assert quirks_of("https://api.openai.com.evil.example/v1") == frozenset()
-    assert quirks_of("http://10.0.0.7:8080/v1", llama_cpp=True) == {"one_choice_usage"}
+    assert quirks_of("http://10.0.0.7:8080/v1") == frozenset()
 
 
 def test_every_quirk_is_documented() -> None:
     """Each name that the table uses is known and explained at its top."""
-    names = {name for host in quirks._HOSTS.values() for name in host.quirks} | quirks.LLAMA_CPP
+    names = {name for host in quirks._HOSTS.values() for name in host.quirks}
     assert names <= set(QUIRKS)
     assert quirks.__doc__ is not None
     for name in QUIRKS:

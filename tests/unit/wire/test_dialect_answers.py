@@ -241,14 +241,13 @@ def test_usage_of_one_choice_is_extended() -> None:
 
 
 def test_usage_of_one_choice_is_recognised() -> None:
-    """llama.cpp's timings give it away, unless its usage counts all choices after all; else a quirk says so."""
+    """llama.cpp's timings give it away, unless its usage counts all choices after all."""
     whole = LLAMA_CPP | {"usage": {"completion_tokens": 9, "prompt_tokens": 33}}
     assert read_response("chat", json.dumps(whole).encode()).usage == TokenUsage(33, 9)
     untimed = json.dumps(LLAMA_CPP | {"timings": None}).encode()
     assert read_response("chat", untimed).usage == TokenUsage(33, 6, 8)
-    assert read_response("chat", untimed, one_choice_usage=True, prompts=2).usage == TokenUsage(
-        66, 9, 8, estimated=True
-    )
+    several = read_response("chat", json.dumps(LLAMA_CPP).encode(), prompts=2)
+    assert several.usage == TokenUsage(66, 9, 8, estimated=True)
     odd = json.dumps(LLAMA_CPP | {"timings": {"predicted_n": "6"}}).encode()
     assert read_response("chat", odd).usage == TokenUsage(33, 6, 8)
     single = LLAMA_CPP | {"choices": LLAMA_CPP["choices"][:1]}  # type: ignore[index]

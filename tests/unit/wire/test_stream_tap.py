@@ -238,29 +238,29 @@ def test_malformed_payloads(payload: bytes, committed: bool, capability: Any) ->
         tap.read(payload)
 
 
-LLAMA_USAGE = {"completion_tokens": 4, "prompt_tokens": 32, "total_tokens": 36,
-               "prompt_tokens_details": {"cached_tokens": 24}}  # fmt: skip
+def llama_usage(tokens: int, cached: int) -> dict[str, Any]:
+    """llama.cpp's usage of one choice; `timings` beside it count the same tokens."""
+    details = {"cached_tokens": cached}
+    usage = {"prompt_tokens": 32, "completion_tokens": tokens, "total_tokens": 32 + tokens}
+    return {"usage": usage | {"prompt_tokens_details": details}, "timings": {"predicted_n": tokens}}
 
 
-@pytest.mark.parametrize(("told", "timings"), [(True, None), (False, {"predicted_n": 4})])
-def test_usage_of_each_choice_is_summed(told: bool, timings: Any) -> None:
-    """A target that reports each choice by itself is summed, once, exactly; by a quirk or by llama.cpp's timings."""
-    tap = StreamTap("chat", True, 2, PRICE, one_choice_usage=told)
+def test_usage_of_each_choice_is_summed() -> None:
+    """A target that reports each choice by itself, as llama.cpp does, is summed exactly and reported once."""
+    tap = StreamTap("chat", True, 2, PRICE)
     sent = [
         tap.read(payload)
         for payload in (
             text("a", index=1),
             text("b", index=0),
             chunk(reason="length", index=1),
-            usage_chunk(LLAMA_USAGE, timings=timings),
+            usage_chunk(**llama_usage(4, 8)),
             text("c", index=0),
             chunk(reason="length", index=0),
-            usage_chunk(
-                LLAMA_USAGE | {"completion_tokens": 5, "total_tokens": 37}, timings=timings and {"predicted_n": 5}
-            ),
+            usage_chunk(**llama_usage(5, 32)),
         )
     ]
-    assert tap.usage == TokenUsage(32, 9, 24)
+    assert tap.usage == TokenUsage(32, 9, 8)
     assert [payload is None for payload in sent] == [False, False, False, True, False, False, False]
     assert sent[-1] is not None
     usage = json.loads(sent[-1])["usage"]
@@ -270,12 +270,13 @@ def test_usage_of_each_choice_is_summed(told: bool, timings: Any) -> None:
 
 def test_usage_of_each_choice_in_content_chunks() -> None:
     """Completions bring it in the last chunk of each choice: kept back there, and each prompt counts once."""
-    tap = StreamTap("completions", True, 4, None, one_choice_usage=True, prompts=2)
+    tap = StreamTap("completions", True, 4, None, prompts=2)
     sent = []
     for index, prompt_tokens in enumerate((3, 3, 7, 7)):
         choice = {"text": "a", "index": index, "finish_reason": "length"}
         usage = {"prompt_tokens": prompt_tokens, "completion_tokens": 2, "total_tokens": prompt_tokens + 2}
-        sent.append(tap.read(json.dumps({"choices": [choice], "usage": usage}).encode()))
+        value = {"choices": [choice], "usage": usage, "timings": {"predicted_n": 2}}
+        sent.append(tap.read(json.dumps(value).encode()))
     assert tap.usage == TokenUsage(10, 8)
     assert tap.finished
     told = [json.loads(payload).get("usage") for payload in sent if payload is not None]

@@ -1,7 +1,7 @@
 """A whole JSON answer: what it says of itself (usage, finish reason, emptiness, an error in a 200).
 
 Only the members that are asked about are decoded; unknown ones pass through untouched. The body is forwarded as it
-came, but for usage that counts one choice of several (`one_choice_usage`), which is mended.
+came, but for usage that counts one choice of several, which is mended.
 """
 
 import json
@@ -99,9 +99,7 @@ _decode_embeddings = msgspec.json.Decoder(_Embeddings).decode
 _decode_response = msgspec.json.Decoder(ResponseObject).decode
 
 
-def read_response(
-    capability: Capability, body: bytes, one_choice_usage: bool = False, prompts: int = 1
-) -> ResponseFacts:
+def read_response(capability: Capability, body: bytes, prompts: int = 1) -> ResponseFacts:
     """What `body` says. `prompts` as in the envelope. Raises `MalformedAnswer`: not a JSON object of the dialect."""
     check_utf8(body)
     if capability == "embeddings":
@@ -120,7 +118,7 @@ def read_response(
     if finish_reason == "error":
         return _failure({"message": "finish_reason error"}, body, "")
     said = sum([content_bytes(choice) for choice in choices])
-    if len(choices) > 1 and usage is not None and (one_choice_usage or counts_one_choice(body, usage)):
+    if len(choices) > 1 and usage is not None and counts_one_choice(body, usage):
         usage = _for_all_choices(usage, [content_bytes(choice) for choice in choices], prompts)
         body = with_usage(body, usage)
     used = usage is not None and usage.output_tokens

@@ -102,11 +102,7 @@ _SILENT = frozenset(
 
 
 class StreamTap:
-    """Reads one stream. `n`: choices it will have (`Envelope.n`), of `prompts` prompts. `price`: None when unknown.
-
-    `one_choice_usage`: the target counts each choice by itself; the counts are summed, and forwarded once. llama.cpp is
-    recognised without it.
-    """
+    """Reads one stream. `n`: choices it will have (`Envelope.n`), of `prompts` prompts. `price`: None when unknown."""
 
     __slots__ = (
         "_decode",
@@ -135,7 +131,6 @@ class StreamTap:
         wants_usage: bool,
         n: int = 1,
         price: Price | None = None,
-        one_choice_usage: bool = False,
         prompts: int = 1,
     ) -> None:
         self.usage: TokenUsage | None = None
@@ -155,7 +150,8 @@ class StreamTap:
         self._price = price
         self._n = n
         self._prompts = prompts
-        self._sums = one_choice_usage and n > 1
+        self._sums = False
+        """the target counts each choice by itself: the counts are summed, and forwarded once"""
         self._shares: list[TokenUsage] = []
         self._ended: set[int] = set()
         self._seen: set[int] = set()
@@ -273,7 +269,7 @@ class StreamTap:
         return TokenUsage(
             sum(inputs) // per_prompt if whole else max(inputs),
             output,
-            sum(cached) // per_prompt if whole else max(cached),
+            min(cached),  # the further choices of a prompt find it cached by the first
             reasoning_tokens=reasoning,
         )
 
