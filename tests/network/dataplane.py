@@ -13,6 +13,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import msgspec
+from uvicorn.config import Config
+from uvicorn.server import ServerState
 
 from potluck.conformance.caller import Caller, encode_request
 from potluck.ledger.spool import Spool
@@ -22,6 +24,7 @@ from potluck.model.secret import Secret
 from potluck.model.snapshot import CompiledKey, CompiledModel, CompiledTarget, Endpoint, Snapshot
 from potluck.model.usage import Intent, UsageRecord
 from potluck.providers.openai import build_heads
+from potluck.proxy.guarded import GuardedHttp
 from potluck.proxy.limits import PlaneLimits
 from potluck.proxy.listener import Connection
 from potluck.proxy.plane import Plane
@@ -81,6 +84,28 @@ class TappedSpool(Spool):
         super().refuse(reason, who, at_ms, detail)
 
 
+async def echo_app(scope: Any, receive: Any, send: Any) -> None:
+    """A control plane: answers with what it was asked; `/stream` in pieces, `/slow` after a moment, `/deaf` unread."""
+    body, path = b"", scope["path"]
+    while path != "/deaf":
+        message = await receive()
+        body += message.get("body", b"")
+        if not message.get("more_body"):
+            break
+    if path == "/slow":
+        await asyncio.sleep(0.05)
+    text = f"{scope['method']} {path} {len(body)}".encode()
+    headers = [(b"content-type", b"text/plain")]
+    if path != "/stream":
+        headers.append((b"content-length", b"%d" % len(text)))
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    if path == "/stream":
+        for n in range(5):
+            await send({"type": "http.response.body", "body": b"%d;" % n, "more_body": True})
+            await asyncio.sleep(0)
+    await send({"type": "http.response.body", "body": text})
+
+
 class Gateway:
     """The parts of a data plane, wired as the composition root wires them."""
 
@@ -93,6 +118,13 @@ class Gateway:
         self.pool = Pool(loop)
         self.plane = Plane(loop, self.snapshots, {"pool": self.pool}, self.spool, DataPlaneMeter(), limits=limits)
         self.port = 0
+        config = Config(
+            echo_app, http=GuardedHttp, ws="none", lifespan="off", loop="none", log_config=None, access_log=False,
+            server_header=False, timeout_keep_alive=3600,
+        )  # fmt: skip
+        config.load()
+        state = ServerState()
+        self.plane.set_guard(lambda _: GuardedHttp(self.plane, config, state))
         self._server: asyncio.Server
         self._sweeper: asyncio.Task[None]
         self._tasks: set[asyncio.Task[Any]] = set()
