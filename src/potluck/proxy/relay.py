@@ -44,14 +44,14 @@ class Relay:
     def _forward(self, events: list[tuple[bytes, bytes]]) -> bytes:
         if len(events) == 1 and not self._named:
             # the common case: one read, one event
-            payload = events[0][1]
+            name, payload = events[0]
             if payload == DONE:
                 self.done = True
                 return b""
             if self.done:
                 return b""
-            forward = self._read(payload)
-            return b"data: %s\n\n" % forward if forward is not None else b""
+            forward = self._read(payload, name)
+            return encode_event(forward) if forward is not None else b""
         out = []
         for name, payload in events:
             if self.done:
