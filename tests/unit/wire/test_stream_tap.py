@@ -143,7 +143,7 @@ def test_output_bytes_follow_the_content() -> None:
     tap.read(ROLE)
     for piece in said:
         tap.read(text(piece))
-    tap.read(chunk(reason="stop"))
+    tap.read(chunk(reason="stop", usage=USAGE, timings={"predicted_ms": 12.5, "predicted_n": 4}))
     tap.read(usage_chunk())
     assert tap.output_bytes == sum(map(len, said))
 
@@ -209,6 +209,14 @@ def test_errors_inside_the_stream(payload: bytes, name: bytes, error: dict[str, 
     assert not tap.finished
 
 
+@pytest.mark.parametrize("capability", ["chat", "completions"])
+def test_null_payload_is_dropped(capability: Any) -> None:
+    """llama.cpp sends `data: null` in streams of several completions: it says nothing and ends nothing."""
+    tap = StreamTap(capability, False)
+    assert tap.read(b"null") is None
+    assert (tap.error, tap.chunks, tap.finished) == (None, 0, False)
+
+
 def test_null_error_is_none() -> None:
     """Some servers put `error: null` into every chunk."""
     tap = StreamTap("chat", False)
@@ -217,7 +225,7 @@ def test_null_error_is_none() -> None:
 
 
 MALFORMED = [
-    b"", b"oops", b"[]", b"1", b"null", b'"x"', b"[DONE]", b'{"choices":[{"delta":{"content":"a"}}]', b'{"a":NaN}',
+    b"", b"oops", b"[]", b"1", b'"x"', b"[DONE]", b'{"choices":[{"delta":{"content":"a"}}]', b'{"a":NaN}',
     b'{"choices":[{"delta":{"content":"\xff"}}]}', b'{"choices":[1]}', b'{"choices":' + b"[" * 100_000,
 ]  # fmt: skip
 

@@ -144,7 +144,7 @@ class StreamTap:
         """the target's error object, when one came inside the stream"""
         self.chunks = 0
         self.output_bytes = 0
-        """size of the content so far, near enough to estimate tokens from"""
+        """size of the content so far, near enough to estimate tokens from; chunks that bring usage are not counted"""
         self._reads_events = capability == "responses"
         self._wants_usage = wants_usage
         self._price = price
@@ -160,7 +160,10 @@ class StreamTap:
         """what a chunk weighs beside its content, learnt from the first one"""
 
     def read(self, payload: bytes, name: bytes = b"") -> bytes | None:
-        """What to forward of one event, or None. Raises `MalformedAnswer` if `payload` is not a JSON object."""
+        """What to forward of one event, or None. Raises `MalformedAnswer` if `payload` is not a JSON object.
+
+        `null` is dropped: llama.cpp sends it between the chunks of several completions.
+        """
         if self._reads_events:
             return self._read_event(payload, name)
         if not payload.isascii():
@@ -168,6 +171,8 @@ class StreamTap:
         try:
             chunk = self._decode(payload)
         except DECODE_ERRORS:
+            if payload == b"null":
+                return None
             chunk = _lenient_chunk(payload)
         self.chunks += 1
         choices = chunk.choices
@@ -186,7 +191,7 @@ class StreamTap:
                 self.usage = token_usage(choice.usage) or self.usage
         if self.has_content:
             size = len(payload) - self._overhead_bytes
-            if size > 0 and choices:
+            if size > 0 and choices and chunk.usage is None:
                 self.output_bytes += size
         elif choices:
             self._look_for_content(choices, payload)
