@@ -56,30 +56,33 @@ class Exchange:
         "_attempts",
         "_call",
         "_coding",
-        "_connected_us",
+        "_connected_at",
         "_content_sent",
         "_failures",
-        "_first_byte_us",
-        "_first_content_us",
+        "_first_byte_at",
+        "_first_content_at",
         "_form",
         "_head_sent",
         "_last_out_at",
         "_late",
         "_minor",
+        "_overhead_us",
         "_parts",
         "_paused_at",
         "_plan",
-        "_read_us",
+        "_read_at",
+        "_record",
         "_relay",
         "_response_bytes",
         "_retry_after_s",
         "_size_bytes",
-        "_start_us",
+        "_start_at",
         "_started_at",
         "_state",
         "_status",
         "_target",
-        "_upstream_us",
+        "_then",
+        "_upstream_s",
         "_wants_keep_alive",
         "at_ms",
         "body",
@@ -106,32 +109,35 @@ class Exchange:
         self.connection: Connection | None = connection
         self.key = key
         self.capability: Capability = capability
-        self._minor = head.minor
-        self._wants_keep_alive = head.keep_alive
         self.body = body
         self.id = plane.ids.next()
         self.at_ms = int(unix_s() * 1000)
+        self._minor = head.minor
+        self._wants_keep_alive = head.keep_alive
         self.deadline = FOREVER
-        self._started_at = started_at
-        self._read_us = int((clock() - started_at) * 1e6)
+        self.envelope: Envelope
         self._state = PLANNED
         self._attempt_n = 0
         self._attempts: list[AttemptRecord] = []
         self._failures: list[tuple[str, Failure]] = []
-        self._plan: list[CompiledTarget] = []
         self._target: CompiledTarget | None = None
         self._call: Call | None = None
         self._relay: Relay | None = None
+        self._coding: zlib._Decompress | None = None
+        self._retry_after_s: float | None = None
+        self._status = 0
+        self._parts: list[bytes] = []
+        self._size_bytes = 0
+        self._response_bytes = 0
         self._head_sent = False
         self._content_sent = False
         self._late = False
         """the head went out with a comment, before target and attempts were known"""
-        self._first_content_us = -1
-        self._response_bytes = 0
-        self._upstream_us = 0
-        self._paused_at = 0.0
-        self._last_out_at = started_at
-        self.envelope: Envelope
+        # moments, on `clock`; 0.0 where not reached
+        self._started_at = started_at
+        self._read_at = self._last_out_at = clock()
+        self._start_at = self._connected_at = self._first_byte_at = self._first_content_at = self._paused_at = 0.0
+        self._upstream_s = 0.0
 
     # --- admit, plan
 
@@ -165,21 +171,15 @@ class Exchange:
 
     def _try(self) -> None:
         """Begin the next attempt: its intent first."""
-        self._attempt_n += 1
-        self._target = target = self._plan[self._attempt_n - 1]
-        self._relay = None
-        self._coding: zlib._Decompress | None = None
-        self._parts: list[bytes] = []
-        self._size_bytes = 0
-        self._status = 0
-        self._retry_after_s: float | None = None
-        self._connected_us = self._first_byte_us = -1
+        if self._attempt_n:
+            self._forget_attempt()
+        self._attempt_n = n = self._attempt_n + 1
+        self._target = target = self._plan[n - 1]
         envelope, key = self.envelope, self.key
-        self._state = PLANNED
         self.plane.recorder.intend(
             Intent(
                 id=self.id,
-                n=self._attempt_n,
+                n=n,
                 at_ms=self.at_ms,
                 organisation_id=key.organisation_id,
                 project_id=key.project_id,
@@ -199,6 +199,14 @@ class Exchange:
             self._intended,
         )
 
+    def _forget_attempt(self) -> None:
+        """Back to before the attempt that failed."""
+        self._state = PLANNED
+        self._relay = self._coding = self._retry_after_s = None
+        self._parts = []
+        self._size_bytes = self._status = 0
+        self._connected_at = self._first_byte_at = 0.0
+
     def _intended(self, written: bool) -> None:
         if self._state != PLANNED:
             return
@@ -212,16 +220,16 @@ class Exchange:
         assert target is not None
         body = encode_upstream_body(self.envelope, target.model_json, target.quirks)
         self._state = CALLING
-        self._start_us = int((clock() - self._started_at) * 1e6)
+        self._start_at = clock()
         self._call = self.plane.upstreams[target.upstream].open(target, target.heads[self.capability], body, self)
 
     # --- the upstream's callbacks (ports.Sink)
 
     def connected(self, *, reused: bool) -> None:  # noqa: ARG002 — the port's signature
-        self._connected_us = int((clock() - self._started_at) * 1e6)
+        self._connected_at = clock()
 
     def head(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
-        self._first_byte_us = int((clock() - self._started_at) * 1e6)
+        self._first_byte_at = clock()
         self._status = status
         content_type = b""
         for name, value in headers:
@@ -338,16 +346,18 @@ class Exchange:
         usage = facts.usage or estimate_usage(len(self.body), len(body))
         body = facts.body
         self._response_bytes = len(body)
-        self._first_content_us = self._first_byte_us
+        self._first_content_at = self._first_byte_at
         self._attempt_ended("none", "", usage)
-        cost = self._attempts[-1].cost_nanousd
+        self._parts = [body]
+        self._settle("ok", 200, usage, finish_reason=facts.finish_reason, then=self._send_plain)
 
-        def send(written: bool) -> None:  # noqa: ARG001 — an answer that exists is delivered in any case
-            if self.connection is not None:
-                fields = verdict.answer_fields(self._target, len(self._attempts), cost, self._overhead_us())
-                self.connection.answer(200, body, self.id, fields)
-
-        self._settle("ok", 200, usage, finish_reason=facts.finish_reason, then=send)
+    def _send_plain(self, written: bool) -> None:  # noqa: ARG002 — an answer that exists is delivered in any case
+        connection, target = self.connection, self._target
+        assert target is not None
+        if connection is not None:
+            cost = self._attempts[-1].cost_nanousd
+            fields = verdict.answer_fields(target, self._attempt_n, cost, self._overhead_us)
+            connection.answer(200, self._parts[0], self.id, fields)
 
     def _error_ended(self) -> None:
         body = b"".join(self._parts)
@@ -387,7 +397,7 @@ class Exchange:
         relay = self._relay
         assert relay is not None
         self._content_sent = True
-        self._first_content_us = int((clock() - self._started_at) * 1e6)
+        self._first_content_at = clock()
         held, relay.held = relay.held, b""
         self._send(held)
 
@@ -406,8 +416,8 @@ class Exchange:
         if usage is None:
             usage = estimate_usage(len(self.body), tap.output_bytes)
         last = relay.held + out
-        if self._first_content_us < 0:
-            self._first_content_us = int((clock() - self._started_at) * 1e6)
+        if not self._first_content_at:
+            self._first_content_at = clock()
         self._attempt_ended("none", "", usage)
         if self._late:
             last += verdict.late_comment(self._target, self._attempt_n)
@@ -438,10 +448,12 @@ class Exchange:
     def _stream_head(self) -> bytes:
         """The answer's head. Before the first content, target and attempts are not known yet and are left out."""
         self._head_sent = True
+        target = self._target
+        assert target is not None
         return stream_head(
             date=self.plane.date,
             request_id=self.id,
-            fields=verdict.stream_fields(self._target, self._attempt_n) if self._content_sent else b"",
+            fields=verdict.stream_fields(target, self._attempt_n) if self._content_sent else b"",
             connection=connection_field(self._minor, keep_alive=self._keeps_alive()),
             chunked=bool(self._minor),
         )
@@ -475,8 +487,8 @@ class Exchange:
         target = self._target
         assert target is not None
         price = target.price
-        end_us = int((clock() - self._started_at) * 1e6)
-        self._upstream_us += end_us - self._start_us
+        now = clock()
+        self._upstream_s += now - self._start_at
         self._attempts.append(
             AttemptRecord(
                 n=self._attempt_n,
@@ -487,10 +499,10 @@ class Exchange:
                 error_class=error_class,
                 error=detail,
                 status=self._status,
-                start_us=self._start_us,
-                connected_us=self._connected_us,
-                first_byte_us=self._first_byte_us,
-                end_us=end_us,
+                start_us=self._us(self._start_at),
+                connected_us=self._us(self._connected_at),
+                first_byte_us=self._us(self._first_byte_at),
+                end_us=self._us(now),
                 usage=usage,
                 cost_nanousd=cost_nanousd(usage, price) if usage is not None and price is not None else None,
                 price_version=price.version if price is not None else "",
@@ -549,7 +561,11 @@ class Exchange:
         self._state = SETTLING
         self.deadline = FOREVER
         envelope, key, target = self.envelope, self.key, self._target
-        record = UsageRecord(
+        total_us = self._us(clock())
+        read_us = self._us(self._read_at)
+        self._overhead_us = max(0, total_us - read_us - int(self._upstream_s * 1e6))
+        attempts = self._attempts
+        self._record = record = UsageRecord(
             id=self.id,
             at_ms=self.at_ms,
             organisation_id=key.organisation_id,
@@ -566,29 +582,31 @@ class Exchange:
             target=target.name if target is not None else "",
             provider_id=target.provider_id if target is not None else "",
             usage=usage,
-            cost_nanousd=verdict.total_cost(self._attempts),
+            cost_nanousd=attempts[0].cost_nanousd if len(attempts) == 1 else verdict.total_cost(attempts),
             finish_reason=finish_reason,
             error_code=error_code,
-            attempts=tuple(self._attempts),
+            attempts=tuple(attempts),
             request_bytes=len(self.body),
             response_bytes=self._response_bytes,
-            read_us=self._read_us,
-            first_content_us=self._first_content_us,
-            total_us=int((clock() - self._started_at) * 1e6),
-            overhead_us=self._overhead_us(),
+            read_us=read_us,
+            first_content_us=self._us(self._first_content_at),
+            total_us=total_us,
+            overhead_us=self._overhead_us,
         )
+        self._then = then
+        self.plane.recorder.settle(record, self._settled)
 
-        def settled(written: bool) -> None:
-            self._state = ENDED
-            self.plane.exchange_ended(self)
-            self.plane.meter.request(record)
-            if then is not None:
-                then(written)
+    def _settled(self, written: bool) -> None:
+        self._state = ENDED
+        plane = self.plane
+        plane.exchange_ended(self)
+        plane.meter.request(self._record)
+        if self._then is not None:
+            self._then(written)
 
-        self.plane.recorder.settle(record, settled)
-
-    def _overhead_us(self) -> int:
-        return max(0, int((clock() - self._started_at) * 1e6) - self._upstream_us - self._read_us)
+    def _us(self, moment: float) -> int:
+        """Microseconds from the request's head to a moment; -1 when it was not reached."""
+        return int((moment - self._started_at) * 1e6) if moment else -1
 
     # --- the caller's side
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from potluck.model.price import nanousd_to_usd_text
+from potluck.model.price import NANOUSD_PER_USD
 from potluck.model.snapshot import CompiledTarget
 from potluck.model.usage import AttemptRecord, Outcome
 from potluck.ports import Failure
@@ -12,6 +12,10 @@ from potluck.wire.sse import encode_comment
 
 ROUTE = b"default"
 """the rule that applies while no routing rules exist: the model's targets in their order"""
+
+MAX_KEPT_FIELDS = 10_000
+_TARGET_FIELDS: dict[str, bytes] = {}
+"""by target name: what its response fields begin with"""
 
 _OUTCOMES: dict[str, Outcome] = {
     "upstream_error": "upstream_error",
@@ -26,22 +30,26 @@ _OUTCOMES: dict[str, Outcome] = {
 }
 
 
-def stream_fields(target: CompiledTarget | None, attempts: int) -> bytes:
+def stream_fields(target: CompiledTarget, attempts: int) -> bytes:
     """Potluck's response fields that are known when an answer begins."""
-    assert target is not None
-    return b"x-potluck-target: %s\r\nx-potluck-route: %s\r\nx-potluck-attempts: %d\r\nx-potluck-cache: off\r\n" % (
-        target.name.encode(),
-        ROUTE,
-        attempts,
-    )
+    fields = _TARGET_FIELDS.get(target.name)
+    if fields is None:
+        if len(_TARGET_FIELDS) >= MAX_KEPT_FIELDS:
+            _TARGET_FIELDS.clear()
+        fields = _TARGET_FIELDS[target.name] = (
+            b"x-potluck-target: %s\r\nx-potluck-route: %s\r\nx-potluck-cache: off\r\nx-potluck-attempts: "
+            % (target.name.encode(), ROUTE)
+        )
+    return b"%s%d\r\n" % (fields, attempts)
 
 
-def answer_fields(target: CompiledTarget | None, attempts: int, cost: int | None, overhead_us: int) -> bytes:
+def answer_fields(target: CompiledTarget, attempts: int, cost: int | None, overhead_us: int) -> bytes:
     """Potluck's response fields of a whole answer. No cost field when the target has no price."""
-    fields = b"%sx-potluck-overhead-us: %d\r\n" % (stream_fields(target, attempts), overhead_us)
+    fields = stream_fields(target, attempts)
     if cost is None:
-        return fields
-    return b"%sx-potluck-cost-usd: %s\r\n" % (fields, nanousd_to_usd_text(cost).encode())
+        return b"%sx-potluck-overhead-us: %d\r\n" % (fields, overhead_us)
+    usd, nanousd = divmod(cost, NANOUSD_PER_USD)
+    return b"%sx-potluck-overhead-us: %d\r\nx-potluck-cost-usd: %d.%09d\r\n" % (fields, overhead_us, usd, nanousd)
 
 
 def error_fields(error: RequestError, attempts: int) -> bytes:
