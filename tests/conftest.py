@@ -10,15 +10,18 @@ from potluck.engines import local_model
 
 
 @pytest.fixture(scope="session")
-def local_model_file() -> Path:
+def local_model_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The built-in model's file, installed once per user; tests that need it are skipped where it cannot be had."""
     if importlib.util.find_spec("xllamacpp") is None:
         pytest.skip("the built-in model's engine is not installed: pip install 'potluck[local]'")
-    cache = Path(os.environ.get("POTLUCK_TEST_CACHE") or Path.home() / ".cache" / "potluck-tests")
-    try:
-        return local_model.install(cache)
-    except local_model.LocalModelError as error:
-        pytest.skip(f"the built-in model cannot be installed: {error}")
+    home = tmp_path_factory.mktemp("model")
+    with pytest.MonkeyPatch.context() as patch:
+        if local_model.CACHE_VARIABLE not in os.environ:
+            patch.setenv(local_model.CACHE_VARIABLE, str(Path.home() / ".cache" / "potluck-tests"))
+        try:
+            return local_model.install(home)
+        except local_model.LocalModelError as error:
+            pytest.skip(f"the built-in model cannot be installed: {error}")
 
 
 @pytest.fixture

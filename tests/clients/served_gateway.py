@@ -1,0 +1,97 @@
+"""A real gateway with the built-in model, for all client suites: `potluck serve` as a person would start it."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from potluck.engines import local_model
+
+MODEL = local_model.MODEL_NAME
+MAX_BODY_BYTES = 1 << 20
+
+
+class Served:
+    """A running gateway: where it is, and what opens it."""
+
+    def __init__(self, process: subprocess.Popen[str], url: str, home: Path) -> None:
+        self.process = process
+        self.url = url
+        self.base_url = f"{url}/v1"
+        self.api_key = (home / "first-api-key").read_text().strip()
+
+    def get(self, path: str) -> Any:
+        """A JSON answer of the data plane, asked with the first API key."""
+        request = urllib.request.Request(self.url + path, headers={"authorization": f"Bearer {self.api_key}"})
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return json.load(answer)
+
+    def record(self, request_id: str, within_s: float = 10.0) -> dict[str, Any]:
+        """The record of one call, as soon as it was imported."""
+        ends = time.monotonic() + within_s
+        while True:
+            try:
+                found: dict[str, Any] = self.get(f"/v1/requests/{request_id}")
+            except urllib.error.HTTPError:
+                assert time.monotonic() < ends, f"no record of {request_id}"
+                time.sleep(0.05)
+            else:
+                return found
+
+    def engine(self) -> psutil.Process:
+        """The built-in model's process."""
+        children = psutil.Process(self.process.pid).children(recursive=True)
+        return next(each for each in children if "potluck.engines.llama_child" in each.cmdline())
+
+    def until_engine_rests(self, within_s: float) -> None:
+        """Returns once the engine has used no processor time for a fifth of a second. Fails after `within_s`."""
+        engine, ends = self.engine(), time.monotonic() + within_s
+        while True:
+            before = sum(engine.cpu_times()[:2])
+            time.sleep(0.2)
+            if sum(engine.cpu_times()[:2]) - before <= 0.02:
+                return
+            assert time.monotonic() < ends, "the engine is still at work"
+
+
+@contextmanager
+def serving(home: Path) -> Iterator[Served]:
+    """A gateway on this home. Fails with its log when it does not start; ended by SIGTERM."""
+    env = {name: value for name, value in os.environ.items() if not name.endswith("_API_KEY")}
+    env["POTLUCK_MAX_BODY_BYTES"] = str(MAX_BODY_BYTES)
+    log = (home / "stderr.log").open("w")
+    command = [str(Path(sys.executable).parent / "potluck"), "serve", "--home", str(home), "--port", "0"]
+    process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=log, text=True)
+    try:
+        yield Served(process, _listening(process, home), home)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(20)
+        finally:
+            process.kill()
+            process.wait()
+            assert process.stdout is not None
+            process.stdout.close()
+            log.close()
+
+
+def _listening(process: subprocess.Popen[str], home: Path) -> str:
+    """The address that the gateway printed. Fails with its log when it ended instead."""
+    assert process.stdout is not None
+    for line in process.stdout:
+        if found := re.match(r"Potluck listens on (\S+)", line):
+            return found[1]
+    pytest.fail(f"potluck serve ended: {(home / 'stderr.log').read_text()[-2000:]}")
