@@ -1,5 +1,6 @@
 """Asking a provider which models it has: `GET {base_url}/models`, which also tries its key. Costs nothing."""
 
+import os
 import time
 
 import msgspec
@@ -102,8 +103,8 @@ async def _fetch(base_url: str, secret: Secret | None, timeout_s: float) -> tupl
     except aiohttp.ClientConnectorCertificateError:
         return failed("its certificate is not trusted")
     except aiohttp.ClientConnectorError as error:
-        reason = error.os_error.strerror if error.os_error.errno else "the host name is not known"
-        return failed(f"cannot connect: {(reason or 'connection failed').lower()}")
+        number = error.os_error.errno
+        return failed(f"cannot connect: {os.strerror(number).lower() if number else 'the host name is not known'}")
     except (aiohttp.ClientError, OSError, ValueError):
         return failed("the connection broke before a whole answer")
     if status in (401, 403):

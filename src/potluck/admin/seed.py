@@ -36,7 +36,7 @@ def seed(
         create_project(work, DEFAULT_PROJECT)
         create_token(work, "first", "admin", secret=admin_token)
         create_key(work, FIRST_KEY, secret=api_key)
-        create_provider(work, LOCAL_PROVIDER, "http://127.0.0.1:1/v1", builtin=True)
+        create_provider(work, LOCAL_PROVIDER, "http://127.0.0.1:1/v1", own=True, builtin=True)
         lines = _providers_from(work, env)
         # the last write: a store that has it is complete
         set_fact(connection, "home_id", home_id, exists=False)

@@ -39,6 +39,22 @@ class HomeLock:
             self._fd = -1
 
 
+def holder_of(home: Path) -> int | None:
+    """The process that holds the home's lock, if one does."""
+    try:
+        fd = os.open(home / LOCK_FILE, os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        said = os.pread(fd, 32, 0).decode("ascii", "replace").strip()
+        return int(said) if said.isdecimal() else None
+    finally:
+        os.close(fd)
+    return None
+
+
 def prepare_home(home: Path) -> None:
     """Make the directory, readable by its owner alone. Raises StoreError when it cannot be made or written."""
     try:
