@@ -117,16 +117,16 @@ def test_the_clock_is_compared_with_a_server(shift_s: float, state: str | None) 
     assert machine.clock_against("yesterday") is None
 
 
-def test_a_port_in_use_by_another_is_found() -> None:
+def test_a_port_in_use_by_another_is_found(tmp_path: Path) -> None:
     """A port that something else listens on fails; a free one, or a gateway's, is well."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         url = f"http://127.0.0.1:{taken.getsockname()[1]}"
-        assert machine.port(url, answered=False).state == "fail"
-        assert machine.port(url, answered=True).state == "ok"
-    assert machine.port(url, answered=False).state == "ok"
-    assert machine.port("http://example.org", answered=False).state == "skip"
+        assert machine.port(url, tmp_path, answered=False).state == "fail"
+        assert machine.port(url, tmp_path, answered=True).state == "ok"
+    assert machine.port(url, tmp_path, answered=False).state == "ok"
+    assert machine.port("http://example.org", tmp_path, answered=False).state == "skip"
 
 
 def test_providers_are_reached_without_a_gateway(home: Path) -> None:

@@ -184,8 +184,10 @@ def open_files() -> Verdict:
     return ok("open files", "no limit" if hard == resource.RLIM_INFINITY else f"up to {hard}")
 
 
-def port(url: str, *, answered: bool) -> Verdict:
+def port(url: str, home: Path, *, answered: bool) -> Verdict:
     """The port is the gateway's, or free."""
+    from potluck.store.home import holder_of
+
     parts = urlsplit(url)
     number = parts.port or (443 if parts.scheme == "https" else 80)
     if answered:
@@ -197,6 +199,9 @@ def port(url: str, *, answered: bool) -> Verdict:
         try:
             probe.bind((parts.hostname, number))
         except OSError as error:
+            if process := holder_of(home):
+                said = f"{number} is in use, and the gateway of this home (process {process}) does not answer there"
+                return fail("port", said, "look at its log; name its address with --url if it serves at another port")
             mend = "stop what uses it, or choose another: --port, POTLUCK_PORT"
             return fail("port", f"{number} cannot be had: {(error.strerror or '').lower()}", mend)
     return ok("port", f"{number} is free")

@@ -37,7 +37,8 @@ def check(file: str) -> int:
     if session.json:
         session.output.data({"ok": True, "problems": [], **counts})
     else:
-        session.output.line(f"{file} is good: {', '.join(f'{number} {name}' for name, number in counts.items())}")
+        said = ", ".join(f"{number} {name if number != 1 else name[:-1]}" for name, number in counts.items())
+        session.output.line(f"{file} is good: {said}")
     return 0
 
 

@@ -47,8 +47,8 @@ def examine(session: Session, home: Path, public_url: str | None) -> Iterator[Ve
     yield network.built_in_model(home)
     yield from network.engines()
     gateway = session.gateway
-    answered = network.alive(gateway)
-    yield machine.port(session.url, answered=answered)
+    answered = network.alive(session.url)
+    yield machine.port(session.url, home, answered=answered)
     if answered:
         yield from network.ready(gateway)
     yield from network.providers(gateway if answered else None, home)

@@ -1,5 +1,6 @@
 """`potluck model list|show|create|update|remove|price`."""
 
+import fnmatch
 from typing import Any
 
 import click
@@ -15,25 +16,27 @@ def model() -> None:
 
 
 @model.command("list")
-def list_() -> None:
-    """List the models that callers can name."""
+@click.argument("pattern", required=False)
+@click.option("--all", "everything", is_flag=True, help="Those that are not routable too.")
+def list_(pattern: str | None, everything: bool) -> None:
+    """List the models that callers can name; of PATTERN, with * and ?, if one is given."""
     session = current()
-    models = _cards(session)
+    models = [each for each in _cards(session) if not pattern or fnmatch.fnmatchcase(each["name"], pattern)]
     if session.json:
         session.output.data({"data": models})
         return
+    # what a provider merely lists is often in the hundreds; what was declared is shown even when it does not work
+    shown = [each for each in models if everything or pattern or each["id"] or _usable(each)]
     rows = []
-    for each in models:
-        targets = each["targets"]
-        usable = [target for target in targets if not target["unroutable"]]
-        price = next((target["price"] for target in usable if target["price"]), None)
+    for each in shown:
+        price = next((target["price"] for target in _usable(each) if target["price"]), None)
         rows.append(
             {
                 "name": each["name"],
-                "targets": [target["target"] for target in targets],
+                "targets": [target["target"] for target in each["targets"]],
                 "input": price and _usd(price["input"]),
                 "output": price and _usd(price["output"]),
-                "state": "routable" if usable else "not routable: potluck model show " + each["name"],
+                "state": "routable" if _usable(each) else "not routable",
             }
         )
     columns = [
@@ -45,6 +48,13 @@ def list_() -> None:
     ]
     empty = "no models: potluck provider add NAME --base-url URL, or potluck local-model install"
     session.output.table(columns, rows, empty=empty, right=("input", "output"))
+    hidden = len(models) - len(shown)
+    if any(not _usable(each) for each in shown):
+        session.output.line()
+        session.output.line("why one is not routable: potluck model show NAME")
+    if hidden:
+        session.output.line()
+        session.output.line(f"{count(hidden)} more are listed by providers and not routable: potluck model list --all")
 
 
 @model.command()
@@ -60,7 +70,15 @@ def show(name: str) -> None:
     if session.json:
         session.output.data(found | {"targets": targets})
         return
-    session.output.facts([("model", found["name"]), ("placement", found["placement"])])
+    declared = found["id"] is not None
+    session.output.facts(
+        [
+            ("model", found["name"]),
+            ("id", found["id"]),
+            ("placement", found["placement"]),
+            ("declared", "yes" if declared else "no: its provider lists it"),
+        ]
+    )
     session.output.line()
     rows = []
     for each in targets:
@@ -70,18 +88,22 @@ def show(name: str) -> None:
                 "target": each["target"],
                 "own": each["own"],
                 "price": price and f"{_usd(price['input'])} / {_usd(price['output'])}",
-                "source": price and price.get("version"),
+                "source": price and _price_origin(price),
                 "requests": day and count(day["requests"]),
                 "errors": day and count(day["errors"]),
                 "first": day and _milliseconds(day["mean_first_content_ms"]),
                 "mean": day and _milliseconds(day["mean_ms"]),
-                "state": each["unroutable"] or "routable",
+                "state": "not routable" if each["unroutable"] else "routable",
             }
         )
     columns = [("TARGET", "target"), ("OWN", "own"), ("IN / OUT $/M", "price"), ("PRICE FROM", "source")]
     columns += [("REQUESTS 24H", "requests"), ("ERRORS", "errors"), ("FIRST TOKEN", "first"), ("WHOLE", "mean")]
     columns += [("STATE", "state")]
     session.output.table(columns, rows, empty="no targets", right=("requests", "errors", "first", "mean"))
+    for each in targets:
+        if each["unroutable"]:
+            session.output.line()
+            session.output.line(f"{each['target']} is not routable: {each['unroutable']}")
 
 
 @model.command()
@@ -175,6 +197,10 @@ def _cards(session: Session) -> list[dict[str, Any]]:
     return list(snapshot["models"])
 
 
+def _usable(card: dict[str, Any]) -> list[dict[str, Any]]:
+    return [target for target in card["targets"] if not target["unroutable"]]
+
+
 def _entry(target: dict[str, Any]) -> dict[str, Any]:
     """A target as it was read, as it is written."""
     return {member: target[member] for member in ("target", "price", "capabilities", "context_tokens")}
@@ -182,6 +208,12 @@ def _entry(target: dict[str, Any]) -> dict[str, Any]:
 
 def _usd(amount: float) -> str:
     return f"{amount:.6f}".rstrip("0").rstrip(".")
+
+
+def _price_origin(price: dict[str, Any]) -> str:
+    """`catalog 2026-11-01`, `operator 2026-11-24 21:01:09`: a version says when, some as unix milliseconds."""
+    moment = str(price["version"]).partition(":")[2]
+    return f"{price['source']} {when(int(moment)) if moment.isdecimal() and len(moment) == 13 else moment}".rstrip()
 
 
 def _milliseconds(value: float | None) -> str | None:
@@ -193,4 +225,4 @@ def _say(session: Session, made: dict[str, Any], what: str) -> None:
         session.output.data(made)
         return
     session.output.line(f"model {made['name']} {what}: {plain([each['target'] for each in made['targets']])}")
-    session.output.line(f"since {when(made['created_at_ms'])}; see its prices: potluck model show {made['name']}")
+    session.output.line(f"prices and state: potluck model show {made['name']}")

@@ -43,11 +43,13 @@ def add(
     if session.json:
         session.output.data(made)
         return
-    session.output.line(
-        f"provider {made['name']} ({made['id']}) is added; see if it answers: potluck provider test {name}"
-    )
+    session.output.line(f"provider {made['name']} ({made['id']}) is added")
+    if made["listed_models"]:
+        session.output.line(f"it answers, and names {made['listed_models']} models: potluck model list")
+    else:
+        session.output.line(f"it has not named any model yet: potluck provider test {made['name']}")
     if key is None and not own:
-        session.output.line(f"it has no key: potluck credential add {name} main --key-env VARIABLE")
+        session.output.line(f"it has no key: potluck credential add {made['name']} --key-env VARIABLE")
 
 
 @provider.command("list")
@@ -58,7 +60,15 @@ def list_() -> None:
     if session.json:
         session.output.data({"data": providers})
         return
-    rows = [each | {"keys": len(each["credentials"])} for each in providers]
+    rows = [
+        each
+        | {
+            "keys": len(each["credentials"]),
+            "base_url": "built in" if each["builtin"] else each["base_url"],
+            "own": each["own"] or each["builtin"],
+        }
+        for each in providers
+    ]
     columns = [("NAME", "name"), ("BASE URL", "base_url"), ("DIALECT", "dialect"), ("OWN", "own"), ("KEYS", "keys")]
     columns += [("MODELS", "listed_models"), ("FROM", "origin"), ("ID", "id")]
     session.output.table(

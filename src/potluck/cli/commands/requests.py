@@ -73,7 +73,7 @@ def show(request_id: str) -> None:
             ("finish reason", found["finish_reason"]),
             ("target", found["target"]),
             ("tokens", f"{tokens}{' (' + ', '.join(parts) + ')' if parts else ''}{_estimated(found)}"),
-            ("cost", _cost(found) + " USD" if found["cost_usd"] is not None else "not known: the target has no price"),
+            ("cost", _cost_said(found)),
             ("body read", milliseconds(found["read_us"])),
             ("first content", milliseconds(found["first_content_us"])),
             ("whole", milliseconds(found["total_us"])),
@@ -105,6 +105,12 @@ def _attempt(attempt: dict[str, Any]) -> dict[str, Any]:
 
 def _cost(record: dict[str, Any]) -> str:
     return "-" if record["cost_usd"] is None else f"{record['cost_usd']:.9f}".rstrip("0").rstrip(".")
+
+
+def _cost_said(record: dict[str, Any]) -> str:
+    if record["cost_usd"] is not None:
+        return f"{_cost(record)} USD"
+    return "not known: the target has no price" if record["target"] else "0 USD: no target was called"
 
 
 def _estimated(record: dict[str, Any]) -> str:

@@ -63,8 +63,13 @@ def _shown(row: dict[str, Any], by: str) -> dict[str, Any]:
 
 
 def _guarded(row: dict[str, Any]) -> dict[str, Any]:
-    """A text that a spreadsheet would run as a formula gets a quote in front; names come from callers."""
-    return {
-        member: f"'{value}" if isinstance(value, str) and value[:1] in "=+-@\t\r" and value else value
-        for member, value in row.items()
-    }
+    """Plain decimals, and a quote before a text that a spreadsheet would run as a formula: callers choose those."""
+    cells: dict[str, Any] = {}
+    for member, value in row.items():
+        if isinstance(value, float):
+            cells[member] = f"{value:.9f}".rstrip("0").rstrip(".")
+        elif isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r"):
+            cells[member] = f"'{value}"
+        else:
+            cells[member] = value
+    return cells

@@ -6,7 +6,10 @@ import click
 
 from potluck import __version__
 from potluck.cli.failure import Failure
+from potluck.cli.gateway import Gateway
 from potluck.cli.session import Command, current
+
+TIMEOUT_S = 5.0
 
 
 @click.command(cls=Command)
@@ -15,10 +18,9 @@ def version() -> None:
     session = current()
     gateway: str | None = None
     try:
-        answer = session.gateway.send("GET", "/healthz")
-        found = answer.json() if answer.status == 200 else None
-        gateway = str(found["version"]) if isinstance(found, dict) and "version" in found else None
-    except Failure:
+        answer = Gateway(session.url, session.token, TIMEOUT_S).send("GET", "/api/openapi.json", token=session.token())
+        gateway = str(answer.json()["info"]["version"]) if answer.status == 200 else None
+    except (Failure, KeyError, TypeError):
         gateway = None
     said = {"version": __version__, "python": platform.python_version(), "url": session.url, "gateway": gateway}
     if session.json:
