@@ -144,7 +144,7 @@ def chat(served: Served, key: str, model: str) -> int:
 
 
 def test_a_key_lives_and_dies(served: Served, ok: Potluck, potluck: Potluck, fake: str) -> None:
-    """A key works at once, its secret is shown once, rotation keeps the old one for the overlap, revocation ends both."""
+    """A key works at once and is shown once; rotation keeps the old secret for the overlap; revocation ends both."""
     ok("model", "price", "fake/ok", "--input", "1", "--output", "2")
     made = ok("key", "create", "life", "--model", "fake/ok", "--tag", "t1", "--expires", "30d")
     (secret,) = set(API_KEY.findall(made.out))
@@ -303,7 +303,7 @@ def test_usage_and_requests_follow_a_call(served: Served, ok: Potluck, potluck: 
 def test_a_file_is_checked_compared_applied_exported(
     served: Served, ok: Potluck, potluck: Potluck, tmp_path: Path
 ) -> None:
-    """diff says what apply does, apply is idempotent, its objects are read-only, export gives it back without secrets."""
+    """diff says what apply does; apply is idempotent; its objects are read-only; an export holds no secret."""
     file = tmp_path / "potluck.toml"
     file.write_text(
         f"""
@@ -391,6 +391,27 @@ def test_version_names_both(served: Served, ok: Potluck) -> None:
     said = ok("version", "--json").json
     assert said["gateway"] == said["version"]
     assert served.url in ok("version").out
+
+
+def test_a_backup_of_a_running_gateway_restores_elsewhere(
+    served: Served, ok: Potluck, potluck: Potluck, tmp_path: Path
+) -> None:
+    """db backup works while the gateway runs and never overwrites; restore keeps the databases that were there before."""
+    ok("project", "create", "before-backup")
+    file, home = str(tmp_path / "b.tar"), str(tmp_path / "other")
+    assert "2 databases" in ok("db", "backup", file).out
+    assert Path(file).stat().st_mode & 0o777 == 0o600
+    ran = potluck("db", "backup", file)
+    assert (ran.status, "exists: choose another name" in ran.err) == (1, True)
+    ok("db", "restore", file, "--home", home)
+    again = ok("db", "restore", file, "--home", home, "--json").json
+    assert sorted(each.name for each in Path(again["kept"]).iterdir()) == ["potluck.db", "usage.db"]
+    assert [each["result"] for each in ok("db", "upgrade", "--home", home, "--json").json] == ["current", "current"]
+    verdicts = ok("doctor", "--home", home, "--url", "http://127.0.0.1:9", "--json").json
+    assert not [each for each in verdicts if each["state"] == "fail"]
+    (tmp_path / "noise.tar").write_bytes(b"noise")
+    assert "is not a backup made by" in potluck("db", "restore", str(tmp_path / "noise.tar"), "--home", home).err
+    assert "is in use by a running gateway" in potluck("db", "restore", file).err
 
 
 def test_the_store_in_use_is_left_alone(ok: Potluck, potluck: Potluck) -> None:

