@@ -78,7 +78,7 @@ class EngineStream:
     def _mend(self, payload: bytes) -> Json:
         try:
             return self._mended(_decode(payload))
-        except (msgspec.MsgspecError, LookupError, TypeError, AttributeError):
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, LookupError, TypeError, AttributeError):
             raise CutError("reported an error inside its stream") from None
 
     def _mended(self, chunk: Json) -> Json:
@@ -241,7 +241,7 @@ def mended_error(status: int, body: bytes) -> tuple[int, bytes]:
     try:
         error = _decode(body)["error"]
         said, kind = str(error.get("message", "")), str(error.get("type", ""))
-    except (msgspec.MsgspecError, KeyError, TypeError, AttributeError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, LookupError, TypeError, AttributeError):
         error, said, kind = {}, "", ""
     if large := _TOO_LARGE.search(said):
         return _refusal(

@@ -64,7 +64,8 @@ async def _identify(port: int, get: Get) -> FoundEngine | None:
     data = listed.get("data")
     if status in (401, 403):
         # it speaks the dialect but wants a key, which we do not have
-        return FoundEngine("openai-compatible", f"http://127.0.0.1:{port}/v1", "", ()) if "error" in listed else None
+        kind = "llama.cpp" if "llama.cpp" in fields.get("server", "") else "openai-compatible"
+        return FoundEngine(kind, f"http://127.0.0.1:{port}/v1", "", ()) if "error" in listed else None
     if status != 200 or not isinstance(data, list):
         return None
     cards = [card for card in data if isinstance(card, dict) and isinstance(card.get("id"), str)]
@@ -102,6 +103,6 @@ async def _text(get: Get, path: str, member: str) -> str:
 def _object(body: bytes) -> Json:
     try:
         value = msgspec.json.decode(body)
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
         return {}
     return value if isinstance(value, dict) else {}

@@ -199,7 +199,9 @@ def test_a_cut_stream_never_becomes_a_whole_answer(events: tuple[bytes, ...]) ->
         whole(chat(whole=True), *events)
 
 
-@pytest.mark.parametrize("payload", [b'{"error":{"message":"x"}}', b"[]", b"3", b"{", b'{"choices":null}'])
+@pytest.mark.parametrize(
+    "payload", [b'{"error":{"message":"x"}}', b"[]", b"3", b"{", b'{"choices":null}', b"[" * 9000, b'"\xff"']
+)
 def test_an_event_that_is_no_chunk_breaks_the_answer(payload: bytes) -> None:
     """An error inside the engine's stream, or nonsense, is a failure of the engine."""
     with pytest.raises(CutError):
