@@ -129,16 +129,14 @@ class Spool:
             self._keep(lines[done : len(thens)])
         if self._due:  # here everything handed in so far is in the file, and nothing new has come in yet
             self._rotate()
-        for then in thens[:done]:
-            self._call(then, True)
-        for then in thens[done:]:
-            self._call(then, False)
-
-    def _call(self, then: Then, ok: bool) -> None:
-        try:
-            then(ok)
-        except Exception as error:  # one request's failure must not cost its neighbours their answers
-            self._loop.call_exception_handler({"message": "a spool callback failed", "exception": error})
+        ok = True
+        for place, then in enumerate(thens):
+            if place == done:
+                ok = False
+            try:
+                then(ok)
+            except Exception as error:  # one request's failure must not cost its neighbours their answers
+                self._loop.call_exception_handler({"message": "a spool callback failed", "exception": error})
 
     # ── writing ───────────────────────────────────────────────────────────────────────────────────────────────────
 

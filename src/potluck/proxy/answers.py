@@ -17,19 +17,17 @@ def connection_field(minor: int, *, keep_alive: bool) -> bytes:
     return b"" if minor else KEEP_ALIVE_10
 
 
-def json_answer(
-    status: int, body: bytes, *, date: bytes, request_id: str, fields: bytes, connection: bytes, head_only: bool = False
-) -> bytes:
+def json_answer(status: int, body: bytes, *, date: bytes, request_id: str, fields: bytes, connection: bytes) -> bytes:
     """A whole JSON answer. `fields`: further header lines, each with its CRLF."""
-    head = b"%scontent-type: application/json\r\ncontent-length: %d\r\ndate: %s\r\nx-request-id: %s\r\n%s%s\r\n" % (
+    return b"%scontent-type: application/json\r\ncontent-length: %d\r\ndate: %s\r\nx-request-id: %s\r\n%s%s\r\n%s" % (
         STATUS_LINES[status],
         len(body),
         date,
         request_id.encode(),
         fields,
         connection,
+        body,
     )
-    return head if head_only else head + body
 
 
 def stream_head(*, date: bytes, request_id: str, fields: bytes, connection: bytes, chunked: bool) -> bytes:

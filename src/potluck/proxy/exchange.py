@@ -43,7 +43,11 @@ FOREVER = float("inf")
 PLANNED, CALLING, SETTLING, ENDED = range(4)
 PLAIN, STREAM, ERROR, WRONG_FORM = range(4)
 clock = time.monotonic
+clock_ns = time.monotonic_ns
 unix_s = time.time
+
+READ_FIELDS = frozenset({b"content-type", b"content-encoding", b"retry-after"})
+"""of an upstream's head; everything else in it stays behind"""
 
 DONE_EVENT = b"data: [DONE]\n\n"
 
@@ -56,11 +60,11 @@ class Exchange:
         "_attempts",
         "_call",
         "_coding",
-        "_connected_at",
+        "_connected_us",
         "_content_sent",
         "_failures",
-        "_first_byte_at",
-        "_first_content_at",
+        "_first_byte_us",
+        "_first_content_us",
         "_form",
         "_head_sent",
         "_last_out_at",
@@ -70,19 +74,19 @@ class Exchange:
         "_parts",
         "_paused_at",
         "_plan",
-        "_read_at",
+        "_read_us",
         "_record",
         "_relay",
         "_response_bytes",
         "_retry_after_s",
         "_size_bytes",
-        "_start_at",
-        "_started_at",
+        "_start_us",
+        "_started_us",
         "_state",
         "_status",
         "_target",
         "_then",
-        "_upstream_s",
+        "_upstream_us",
         "_wants_keep_alive",
         "at_ms",
         "body",
@@ -122,22 +126,15 @@ class Exchange:
         self._failures: list[tuple[str, Failure]] = []
         self._target: CompiledTarget | None = None
         self._call: Call | None = None
-        self._relay: Relay | None = None
-        self._coding: zlib._Decompress | None = None
-        self._retry_after_s: float | None = None
-        self._status = 0
-        self._parts: list[bytes] = []
-        self._size_bytes = 0
         self._response_bytes = 0
-        self._head_sent = False
-        self._content_sent = False
+        self._head_sent = self._content_sent = False
         self._late = False
         """the head went out with a comment, before target and attempts were known"""
-        # moments, on `clock`; 0.0 where not reached
-        self._started_at = started_at
-        self._read_at = self._last_out_at = clock()
-        self._start_at = self._connected_at = self._first_byte_at = self._first_content_at = self._paused_at = 0.0
-        self._upstream_s = 0.0
+        self._paused_at = 0.0
+        # moments in microseconds, 0 where not reached
+        self._started_us = int(started_at * 1e6)
+        self._read_us = clock_ns() // 1000
+        self._first_content_us = self._upstream_us = 0
 
     # --- admit, plan
 
@@ -157,7 +154,8 @@ class Exchange:
             self._give_up(RequestError("no_target_available", plan.why_none()))
             return
         if envelope.stream:
-            self.deadline = clock() + plane.limits.keepalive_comment_s
+            self._last_out_at = clock()
+            self.deadline = self._last_out_at + plane.limits.keepalive_comment_s
         self._try()
 
     def _refuse(self, error: RequestError) -> None:
@@ -171,10 +169,15 @@ class Exchange:
 
     def _try(self) -> None:
         """Begin the next attempt: its intent first."""
-        if self._attempt_n:
-            self._forget_attempt()
         self._attempt_n = n = self._attempt_n + 1
         self._target = target = self._plan[n - 1]
+        self._state = PLANNED
+        self._relay: Relay | None = None
+        self._coding: zlib._Decompress | None = None
+        self._retry_after_s: float | None = None
+        self._parts: list[bytes] = []
+        self._size_bytes = self._status = 0
+        self._connected_us = self._first_byte_us = 0
         envelope, key = self.envelope, self.key
         self.plane.recorder.intend(
             Intent(
@@ -199,14 +202,6 @@ class Exchange:
             self._intended,
         )
 
-    def _forget_attempt(self) -> None:
-        """Back to before the attempt that failed."""
-        self._state = PLANNED
-        self._relay = self._coding = self._retry_after_s = None
-        self._parts = []
-        self._size_bytes = self._status = 0
-        self._connected_at = self._first_byte_at = 0.0
-
     def _intended(self, written: bool) -> None:
         if self._state != PLANNED:
             return
@@ -220,24 +215,26 @@ class Exchange:
         assert target is not None
         body = encode_upstream_body(self.envelope, target.model_json, target.quirks)
         self._state = CALLING
-        self._start_at = clock()
+        self._start_us = clock_ns() // 1000
         self._call = self.plane.upstreams[target.upstream].open(target, target.heads[self.capability], body, self)
 
     # --- the upstream's callbacks (ports.Sink)
 
     def connected(self, *, reused: bool) -> None:  # noqa: ARG002 — the port's signature
-        self._connected_at = clock()
+        self._connected_us = clock_ns() // 1000
 
     def head(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
-        self._first_byte_at = clock()
+        self._first_byte_us = clock_ns() // 1000
         self._status = status
         content_type = b""
         for name, value in headers:
+            if name not in READ_FIELDS:
+                continue
             if name == b"content-type":
                 content_type = value
             elif name == b"content-encoding":
                 self._set_coding(value.strip().lower())
-            elif name == b"retry-after":
+            else:
                 self._retry_after_s = parse_retry_after(value, unix_s())
         if status != 200:
             self._form = ERROR
@@ -346,7 +343,7 @@ class Exchange:
         usage = facts.usage or estimate_usage(len(self.body), len(body))
         body = facts.body
         self._response_bytes = len(body)
-        self._first_content_at = self._first_byte_at
+        self._first_content_us = self._first_byte_us
         self._attempt_ended("none", "", usage)
         self._parts = [body]
         self._settle("ok", 200, usage, finish_reason=facts.finish_reason, then=self._send_plain)
@@ -397,7 +394,7 @@ class Exchange:
         relay = self._relay
         assert relay is not None
         self._content_sent = True
-        self._first_content_at = clock()
+        self._first_content_us = clock_ns() // 1000
         held, relay.held = relay.held, b""
         self._send(held)
 
@@ -416,8 +413,8 @@ class Exchange:
         if usage is None:
             usage = estimate_usage(len(self.body), tap.output_bytes)
         last = relay.held + out
-        if not self._first_content_at:
-            self._first_content_at = clock()
+        if not self._first_content_us:
+            self._first_content_us = clock_ns() // 1000
         self._attempt_ended("none", "", usage)
         if self._late:
             last += verdict.late_comment(self._target, self._attempt_n)
@@ -487,8 +484,9 @@ class Exchange:
         target = self._target
         assert target is not None
         price = target.price
-        now = clock()
-        self._upstream_s += now - self._start_at
+        now_us, started_us = clock_ns() // 1000, self._started_us
+        connected_us, first_byte_us = self._connected_us, self._first_byte_us
+        self._upstream_us += now_us - self._start_us
         self._attempts.append(
             AttemptRecord(
                 n=self._attempt_n,
@@ -499,10 +497,10 @@ class Exchange:
                 error_class=error_class,
                 error=detail,
                 status=self._status,
-                start_us=self._us(self._start_at),
-                connected_us=self._us(self._connected_at),
-                first_byte_us=self._us(self._first_byte_at),
-                end_us=self._us(now),
+                start_us=self._start_us - started_us,
+                connected_us=connected_us - started_us if connected_us else -1,
+                first_byte_us=first_byte_us - started_us if first_byte_us else -1,
+                end_us=now_us - started_us,
                 usage=usage,
                 cost_nanousd=cost_nanousd(usage, price) if usage is not None and price is not None else None,
                 price_version=price.version if price is not None else "",
@@ -561,9 +559,10 @@ class Exchange:
         self._state = SETTLING
         self.deadline = FOREVER
         envelope, key, target = self.envelope, self.key, self._target
-        total_us = self._us(clock())
-        read_us = self._us(self._read_at)
-        self._overhead_us = max(0, total_us - read_us - int(self._upstream_s * 1e6))
+        started_us, first_content_us = self._started_us, self._first_content_us
+        total_us = clock_ns() // 1000 - started_us
+        read_us = self._read_us - started_us
+        self._overhead_us = total_us - read_us - self._upstream_us
         attempts = self._attempts
         self._record = record = UsageRecord(
             id=self.id,
@@ -589,7 +588,7 @@ class Exchange:
             request_bytes=len(self.body),
             response_bytes=self._response_bytes,
             read_us=read_us,
-            first_content_us=self._us(self._first_content_at),
+            first_content_us=first_content_us - started_us if first_content_us else -1,
             total_us=total_us,
             overhead_us=self._overhead_us,
         )
@@ -603,10 +602,6 @@ class Exchange:
         plane.meter.request(self._record)
         if self._then is not None:
             self._then(written)
-
-    def _us(self, moment: float) -> int:
-        """Microseconds from the request's head to a moment; -1 when it was not reached."""
-        return int((moment - self._started_at) * 1e6) if moment else -1
 
     # --- the caller's side
 

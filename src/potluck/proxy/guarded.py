@@ -157,17 +157,23 @@ class GuardedHttp(HttpToolsProtocol):
         elif self._phase == BUSY:
             self._phase = HEAD
             self.deadline = clock() + self.plane.limits.keep_alive_s
-            if self._reading_stopped:
-                self._reading_stopped = False
-                self.transport.resume_reading()
             if self.plane.draining:
                 self.transport.close()
             elif self._held:
                 self.plane.loop.call_soon(self._next)
+            else:
+                self._read_on()
 
     def _next(self) -> None:
         if self._phase == HEAD and self._held:
             self.data_received(b"")
+            if self._phase in (HEAD, BODY):
+                self._read_on()  # only now: what was read ahead is used up
+
+    def _read_on(self) -> None:
+        if self._reading_stopped:
+            self._reading_stopped = False
+            self.transport.resume_reading()
 
     # --- refusals, deadlines, hand-back
 
@@ -227,6 +233,7 @@ class GuardedHttp(HttpToolsProtocol):
         self.connections.discard(self)
         self._unset_keepalive_if_required()
         self._phase = GONE
+        self._read_on()
         transport: asyncio.Transport = self.transport
         protocol = self.plane.make_connection()
         transport.set_protocol(protocol)

@@ -14,7 +14,7 @@ import time
 from typing import Any
 
 from potluck.model.resources import Capability
-from potluck.model.snapshot import CompiledKey
+from potluck.model.snapshot import CompiledKey, Snapshot
 from potluck.proxy import own_answers
 from potluck.proxy.answers import CONTINUE, connection_field, json_answer
 from potluck.proxy.exchange import Exchange
@@ -41,7 +41,11 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "_buffer",
+        "_capability",
         "_head",
+        "_known_field",
+        "_known_in",
+        "_known_key",
         "_linger_bytes",
         "_paused_reading",
         "_reader",
@@ -63,6 +67,10 @@ class Connection(asyncio.Protocol):
         self.transport: Any = None
         self.exchange: Exchange | None = None
         self.key: CompiledKey | None = None
+        self._known_field = b""
+        self._known_in: Snapshot | None = None
+        self._known_key: CompiledKey | None = None
+        self._capability: Capability | None = None
         self.deadline = FOREVER
         self._buffer = b""
         self._searched_bytes = 0
@@ -134,12 +142,13 @@ class Connection(asyncio.Protocol):
 
     def _read(self, data: bytes) -> None:
         """A message begins, or goes on, in `data`."""
-        if data[:1] in b"\r\n":
-            data = data.lstrip(b"\r\n")  # RFC 9112 §2.2: empty lines before a request line are ignored
-            if not data:
+        if data[:9] != b"POST /v1/":
+            if data[:1] in b"\r\n":
+                data = data.lstrip(b"\r\n")  # RFC 9112 §2.2: empty lines before a request line are ignored
+                if not data:
+                    return
+            if not self._is_ours(data):
                 return
-        if not self._is_ours(data):
-            return
         try:
             end = find_head_end(data, self._searched_bytes)
         except BadRequest:
@@ -156,8 +165,10 @@ class Connection(asyncio.Protocol):
                 self._buffer = data[end:]
                 self.plane.loop.call_soon(self._next)
             return
-        if not head.has_body:
-            self._begin(b"", data[end:])
+        whole = end + head.content_length
+        if whole <= len(data) and not head.chunked:
+            # the common case: head and body came in one read
+            self._begin(data[end:whole], data[whole:])
             return
         self._reader = BodyReader(head, self.plane.limits.max_body_bytes)
         self._state = BODY
@@ -195,14 +206,12 @@ class Connection(asyncio.Protocol):
         self._started_at = now = clock()
         if plane.draining:
             return self._refuse(head, RequestError("overloaded", "the gateway is shutting down", retry_after_s=1))
-        path = head.target
-        if path not in CAPABILITY_PATHS:
-            path = head.path
-        if path in CAPABILITY_PATHS:
+        self._capability = capability = CAPABILITY_PATHS.get(head.target) or CAPABILITY_PATHS.get(head.path)
+        if capability is not None:
             if head.method != b"POST":
                 return self._refuse(head, RequestError("method_not_allowed", "this endpoint takes POST"), b"POST")
-        elif not own_answers.serves(path):
-            shown = path.decode("latin-1")[:200]
+        elif not own_answers.serves(head.path):
+            shown = head.path.decode("latin-1")[:200]
             return self._refuse(head, RequestError("unknown_url", f"there is no {shown} here"))
         elif head.method not in READ_METHODS:
             return self._refuse(head, RequestError("method_not_allowed", "this endpoint takes GET"), b"GET, HEAD")
@@ -213,7 +222,7 @@ class Connection(asyncio.Protocol):
         if head.content_length > limits.max_body_bytes:
             message = f"the request body is larger than {limits.max_body_bytes} bytes"
             return self._refuse(head, RequestError("request_too_large", message))
-        if head.has_body:
+        if head.content_length or head.chunked:
             # a chunked body has no size yet: it is counted as it comes
             self._reserved_bytes = head.content_length
             plane.buffered_bytes += head.content_length
@@ -224,18 +233,21 @@ class Connection(asyncio.Protocol):
         return True
 
     def _authenticate(self, head: Head) -> CompiledKey | None:
-        headers = head.headers
-        token = headers.get(b"authorization")
-        if token is not None:
-            if token[:7].lower() != b"bearer ":
-                return None
-            token = token[7:].strip()
+        snapshots = self.plane.snapshots
+        snapshot = snapshots.current
+        given = head.headers.get(b"authorization")
+        if given is not None and given == self._known_field and snapshot is self._known_in:
+            key = self._known_key  # what this very connection has shown before needs no second hash
         else:
-            token = headers.get(b"x-api-key") or headers.get(b"api-key")
+            if given is None:
+                token = head.headers.get(b"x-api-key") or head.headers.get(b"api-key")
+            else:
+                token = given[7:] if given[:7].lower() == b"bearer " else None
             if token is None:
                 return None
-        snapshots = self.plane.snapshots
-        key = snapshots.current.keys.get(snapshots.hash_key(token))
+            key = snapshot.keys.get(snapshots.hash_key(token.strip()))
+            if given is not None and key is not None:
+                self._known_field, self._known_in, self._known_key = given, snapshot, key
         if key is not None and key.expires_at_s != FOREVER and key.expires_at_s <= own_answers.unix_s():
             return None
         return key
@@ -273,7 +285,7 @@ class Connection(asyncio.Protocol):
         self._buffer = rest
         self._state = BUSY
         self.deadline = FOREVER
-        capability = CAPABILITY_PATHS.get(head.target) or CAPABILITY_PATHS.get(head.path)
+        capability = self._capability
         if capability is None:
             own_answers.answer(self, head, key)
             return
@@ -286,50 +298,49 @@ class Connection(asyncio.Protocol):
         """Send a whole JSON answer and finish the message. Nothing happens when the caller has gone meanwhile."""
         if self._state == GONE:
             return
-        head = self._head
+        head, plane = self._head, self.plane
         assert head is not None
-        keep_alive = head.keep_alive and not self.plane.draining
-        self.transport.write(
-            json_answer(
-                status,
-                body,
-                date=self.plane.date,
-                request_id=request_id,
-                fields=fields,
-                connection=connection_field(head.minor, keep_alive=keep_alive),
-                head_only=head.method == b"HEAD",
-            )
-        )
+        keep_alive = head.keep_alive and not plane.draining
+        connection = b"" if keep_alive and head.minor else connection_field(head.minor, keep_alive=keep_alive)
+        answer = json_answer(status, body, date=plane.date, request_id=request_id, fields=fields, connection=connection)
+        self.transport.write(answer if head.method != b"HEAD" else answer[: -len(body)])
         self.finished(keep_alive=keep_alive)
 
     def finished(self, *, keep_alive: bool) -> None:
         """The message's answer is out: the next message may begin."""
-        self.exchange = None
-        self.key = None
-        self._head = None
-        self._release()
+        plane = self.plane
+        self.exchange = self.key = self._head = None
+        if self._reserved_bytes:
+            self._release()
         if self._state == GONE:
             return
-        if not keep_alive or self.plane.draining:
+        if not keep_alive or plane.draining:
             self._linger()
         elif self._write_blocked:
             self._state = FULL
             self._unsent_bytes = self.transport.get_write_buffer_size()
-            self.deadline = clock() + self.plane.limits.caller_stall_s
+            self.deadline = clock() + plane.limits.caller_stall_s
             if not self._paused_reading:
                 self._paused_reading = True
                 self.transport.pause_reading()
-        else:
+        elif self._buffer or self._paused_reading:
             self._await_next()
+        else:
+            self._state = HEAD
+            self.deadline = plane.now + plane.limits.keep_alive_s
 
     def _await_next(self) -> None:
         self._state = HEAD
         self.deadline = clock() + self.plane.limits.keep_alive_s
+        if self._buffer:
+            self.plane.loop.call_soon(self._next)
+        else:
+            self._read_on()
+
+    def _read_on(self) -> None:
         if self._paused_reading:
             self._paused_reading = False
             self.transport.resume_reading()
-        if self._buffer:
-            self.plane.loop.call_soon(self._next)
 
     def abort(self) -> None:
         """Cut the connection: what was sent can't be ended honestly."""
@@ -347,6 +358,8 @@ class Connection(asyncio.Protocol):
     def _next(self) -> None:
         if self._state == HEAD and self._buffer:
             self.data_received(b"")
+            if self._state in (HEAD, BODY):
+                self._read_on()  # only now: what was read ahead is used up
 
     # --- refusals
 
@@ -362,17 +375,11 @@ class Connection(asyncio.Protocol):
             fields += b"www-authenticate: Bearer\r\n"
         keep_alive = head.keep_alive and not head.has_body and not plane.draining
         self._count_refusal(error.code, error.message)
-        self.transport.write(
-            json_answer(
-                error.status,
-                body,
-                date=plane.date,
-                request_id=request_id,
-                fields=fields,
-                connection=connection_field(head.minor, keep_alive=keep_alive),
-                head_only=head.method == b"HEAD",
-            )
+        connection = connection_field(head.minor, keep_alive=keep_alive)
+        answer = json_answer(
+            error.status, body, date=plane.date, request_id=request_id, fields=fields, connection=connection
         )
+        self.transport.write(answer if head.method != b"HEAD" else answer[: -len(body)])
         self._buffer = b""
         self.finished(keep_alive=keep_alive)
         return False
@@ -410,9 +417,7 @@ class Connection(asyncio.Protocol):
         self._linger_bytes = DRAIN_BYTES
         self._unsent_bytes = self.transport.get_write_buffer_size() + 1  # the first look counts as progress
         self.deadline = clock() + self.plane.limits.linger_s
-        if self._paused_reading:
-            self._paused_reading = False
-            self.transport.resume_reading()
+        self._read_on()
         if self.transport.is_closing():
             return
         if self.transport.can_write_eof():
@@ -460,6 +465,7 @@ class Connection(asyncio.Protocol):
             return
         self.plane.connections.discard(self)
         self._state = GONE
+        self._read_on()
         protocol = self.plane.guard(self)
         self.transport.set_protocol(protocol)
         protocol.connection_made(self.transport)
@@ -470,7 +476,4 @@ class Connection(asyncio.Protocol):
             return
         self._state = HEAD
         data, self._buffer = self._buffer, b""
-        if self._paused_reading:
-            self._paused_reading = False
-            self.transport.resume_reading()
         self._hand_over(data)

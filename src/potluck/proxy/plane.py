@@ -50,6 +50,9 @@ class Plane:
         self.draining = False
         self.buffered_bytes = 0
         self.date = b""
+        """the Date field, renewed each second"""
+        self.now = time.monotonic()
+        """of the last sweep: near enough for deadlines of many seconds"""
         self._date_at = 0
         self._guard: Callable[[Connection], asyncio.Protocol] | None = None
         self._awaiting_guard: list[Connection] = []
@@ -87,6 +90,7 @@ class Plane:
 
     def sweep(self, now: float) -> None:
         """Run all deadlines; called ten times a second. One set is swept, instead of one timer per exchange."""
+        self.now = now
         second = int(time.time())
         if second != self._date_at:
             self._date_at = second

@@ -104,26 +104,26 @@ class DataPlaneMeter:
         if first_us >= 0:
             cell.first_content_us += first_us
             cell.first_content[bisect_left(FIRST_CONTENT_BOUNDS_US, first_us)] += 1
-        self._overhead(record.endpoint, record.overhead_us)
+        overhead_us = record.overhead_us
+        overhead = self.overhead.get(record.endpoint) or self._new_overhead(record.endpoint)
+        overhead[bisect_left(OVERHEAD_BOUNDS_US, overhead_us)] += 1
+        self.overhead_us[record.endpoint] += overhead_us
         attempts = self.attempts
         for attempt in record.attempts:
             pair = (attempt.target, attempt.error_class)
-            try:
+            if pair in attempts:
                 attempts[pair] += 1
-            except KeyError:
+            else:
                 self._new_attempt(pair)
 
     def refused(self, code: str) -> None:
         """A call was answered with `code` before it was admitted."""
         self.refusals[code] = self.refusals.get(code, 0) + 1
 
-    def _overhead(self, endpoint: str, overhead_us: int) -> None:
-        buckets = self.overhead.get(endpoint)
-        if buckets is None:
-            buckets = self.overhead[endpoint] = [0] * (len(OVERHEAD_BOUNDS_US) + 1)
-            self.overhead_us[endpoint] = 0
-        buckets[bisect_left(OVERHEAD_BOUNDS_US, overhead_us)] += 1
-        self.overhead_us[endpoint] += overhead_us
+    def _new_overhead(self, endpoint: str) -> list[int]:
+        self.overhead[endpoint] = buckets = [0] * (len(OVERHEAD_BOUNDS_US) + 1)
+        self.overhead_us[endpoint] = 0
+        return buckets
 
     def _new_cell(self, key: CellKey) -> Cell:
         if len(self.cells) >= MAX_CELLS:

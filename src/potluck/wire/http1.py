@@ -38,7 +38,10 @@ class BadRequest(Exception):  # noqa: N818 — named for what it is on the wire
 
 
 class Head:
-    """A request head. `headers`: lower-case names; repeated fields joined by `, ` (a repeated singleton is refused)."""
+    """A request head. `headers`: lower-case names; repeated fields joined by `, ` (a repeated singleton is refused).
+
+    A value may end in white space: llhttp takes off only what comes before it.
+    """
 
     __slots__ = ("chunked", "content_length", "expect_continue", "headers", "keep_alive", "method", "minor", "target")
 
@@ -60,6 +63,7 @@ class Head:
 
     @property
     def has_body(self) -> bool:
+        """Whether bytes of a body follow the head."""
         return self.chunked or self.content_length > 0
 
     # llhttp's callbacks
@@ -68,14 +72,12 @@ class Head:
 
     def on_header(self, name: bytes, value: bytes) -> None:
         name = name.lower()
-        value = value.rstrip(b" \t")  # llhttp takes off what comes before a value only
         headers = self.headers
         if name in headers:
             if name in _SINGLETONS:
                 raise BadRequest(400, f"header {name.decode('latin-1')} appears more than once")
-            headers[name] += b", " + value
-        else:
-            headers[name] = value
+            value = headers[name] + b", " + value
+        headers[name] = value
 
 
 def find_head_end(buffer: bytes | bytearray, searched_bytes: int = 0) -> int:
@@ -123,46 +125,39 @@ def parse_head(raw: bytes) -> Head:
 
 
 def _check(head: Head) -> None:
-    headers = head.headers
+    headers, target = head.headers, head.target
     if head.method in _METHODS_REFUSED:
         raise BadRequest(405, f"method {head.method.decode()} is not served")
-    if head.target[:1] != b"/" and not (head.target == b"*" and head.method == b"OPTIONS"):
+    if target[:1] != b"/" and not (target == b"*" and head.method == b"OPTIONS"):
         raise BadRequest(400, "the request target must be a path that begins with /")
-    if len(head.target) > MAX_TARGET_BYTES:
+    if len(target) > MAX_TARGET_BYTES:
         raise BadRequest(414, f"the request target is longer than {MAX_TARGET_BYTES} bytes")
     if len(headers) > MAX_HEADERS:
         raise BadRequest(431, f"more than {MAX_HEADERS} header fields")
-    if b"host" not in headers and head.minor == 1:
+    if b"host" not in headers and head.minor:
         raise BadRequest(400, "the Host header is missing")
-    coding = headers.get(b"transfer-encoding")
-    if coding is not None:
-        if head.minor == 0:
-            raise BadRequest(400, "Transfer-Encoding is not allowed in HTTP/1.0")
-        if coding.lower() != b"chunked":
-            raise BadRequest(501, "the only transfer coding accepted is chunked")
-        if b"content-length" in headers:
-            raise BadRequest(400, "both Content-Length and Transfer-Encoding are given")
-        head.chunked = True
-    else:
-        length = headers.get(b"content-length")
-        if length is not None:
-            if not length.isdigit() or len(length) > 18:
-                raise BadRequest(400, "Content-Length is not a number")
-            head.content_length = int(length)
-    connection = headers.get(b"connection")
-    if connection is not None:
-        tokens = connection.lower()
-        if b"close" in tokens:
-            head.keep_alive = False
-        elif head.minor == 0:
-            head.keep_alive = b"keep-alive" in tokens
-    elif head.minor == 0:
-        head.keep_alive = False
-    expect = headers.get(b"expect")
-    if expect is not None:
-        if expect.lower() != b"100-continue":
+    if b"transfer-encoding" in headers:
+        _check_coding(head)
+    elif b"content-length" in headers:
+        # llhttp has refused what is not a number; its bound is 2⁶⁴, ours what a body can be
+        head.content_length = int(headers[b"content-length"])
+    if b"connection" in headers or not head.minor:
+        tokens = headers.get(b"connection", b"").lower()
+        head.keep_alive = b"close" not in tokens and (head.minor == 1 or b"keep-alive" in tokens)
+    if b"expect" in headers:
+        if headers[b"expect"].rstrip().lower() != b"100-continue":
             raise BadRequest(417, "the only expectation understood is 100-continue")
         head.expect_continue = head.minor == 1 and head.has_body
+
+
+def _check_coding(head: Head) -> None:
+    if head.minor == 0:
+        raise BadRequest(400, "Transfer-Encoding is not allowed in HTTP/1.0")
+    if head.headers[b"transfer-encoding"].rstrip().lower() != b"chunked":
+        raise BadRequest(501, "the only transfer coding accepted is chunked")
+    if b"content-length" in head.headers:
+        raise BadRequest(400, "both Content-Length and Transfer-Encoding are given")
+    head.chunked = True
 
 
 def _in_words(error: Exception) -> str:

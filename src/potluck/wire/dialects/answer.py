@@ -117,12 +117,14 @@ def read_response(capability: Capability, body: bytes, prompts: int = 1) -> Resp
     finish_reason = choices[0].finish_reason or "" if choices else ""
     if finish_reason == "error":
         return _failure({"message": "finish_reason error"}, body, "")
-    said = sum([content_bytes(choice) for choice in choices])
-    if len(choices) > 1 and usage is not None and counts_one_choice(body, usage):
-        usage = _for_all_choices(usage, [content_bytes(choice) for choice in choices], prompts)
-        body = with_usage(body, usage)
     used = usage is not None and usage.output_tokens
-    empty = not choices or (not said and not used and finish_reason != "content_filter")
+    if used and len(choices) == 1:
+        return ResponseFacts(usage, finish_reason, False, None, body)
+    said = [content_bytes(choice) for choice in choices]
+    if len(choices) > 1 and usage is not None and counts_one_choice(body, usage):
+        usage = _for_all_choices(usage, said, prompts)
+        body = with_usage(body, usage)
+    empty = not choices or (not any(said) and not used and finish_reason != "content_filter")
     return ResponseFacts(usage, finish_reason, empty, None, body)
 
 

@@ -55,6 +55,19 @@ _NO_OUTPUT_DETAILS = OutputDetails()
 
 def token_usage(usage: Usage) -> TokenUsage | None:
     """`usage` in Potluck's form, or None when it says nothing."""
+    # the plain form, which most answers have: prompt, completion and their sum
+    plain_in, plain_out = usage.prompt_tokens, usage.completion_tokens
+    if (
+        plain_in
+        and plain_out
+        and plain_in > 0 < plain_out
+        and usage.total_tokens == plain_in + plain_out <= MAX_TOKENS
+        and usage.prompt_tokens_details is None
+        and usage.completion_tokens_details is None
+        and usage.cached_tokens is None
+        and usage.prompt_cache_hit_tokens is None
+    ):
+        return TokenUsage(plain_in, plain_out)
     input_tokens = _count(usage.prompt_tokens) or _count(usage.input_tokens)
     output_tokens = _count(usage.completion_tokens) or _count(usage.output_tokens)
     total = _count(usage.total_tokens)
