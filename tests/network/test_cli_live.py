@@ -396,7 +396,7 @@ def test_version_names_both(served: Served, ok: Potluck) -> None:
 def test_a_backup_of_a_running_gateway_restores_elsewhere(
     served: Served, ok: Potluck, potluck: Potluck, tmp_path: Path
 ) -> None:
-    """db backup works while the gateway runs and never overwrites; restore keeps the databases that were there before."""
+    """A backup is taken while the gateway runs, never overwrites, restores elsewhere; restore keeps what was there."""
     ok("project", "create", "before-backup")
     file, home = str(tmp_path / "b.tar"), str(tmp_path / "other")
     assert "2 databases" in ok("db", "backup", file).out

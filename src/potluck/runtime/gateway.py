@@ -24,6 +24,7 @@ import msgspec
 
 import potluck
 from potluck.admin import first_start
+from potluck.config.errors import ConfigError
 from potluck.config.settings import Settings
 from potluck.engines.builtin import BuiltinModel
 from potluck.engines.local_upstream import LocalUpstream
@@ -36,6 +37,7 @@ from potluck.ports import Upstream
 from potluck.proxy.limits import PlaneLimits
 from potluck.proxy.plane import Plane
 from potluck.runtime import announce
+from potluck.runtime.configuration import apply_file
 from potluck.runtime.ticker import Ticker
 from potluck.snapshot import SnapshotError, SnapshotStore
 from potluck.store import Store, StoreError
@@ -65,8 +67,8 @@ def run(settings: Settings) -> int:
     try:
         with runner(loop_factory=_loop_factory()) as loop_runner:
             loop_runner.run(Gateway(settings).serve())
-    except (StartError, StoreError, VaultError, SnapshotError, first_start.FirstStartError) as error:
-        sys.stderr.write(f"potluck: {error}\n")
+    except (StartError, ConfigError, StoreError, VaultError, SnapshotError, first_start.FirstStartError) as error:
+        sys.stderr.writelines(f"potluck: {line}\n" for line in str(error).splitlines())
         return 1
     finally:
         writer.close()
@@ -115,6 +117,9 @@ class Gateway:
                 bootstrap_api_key=settings.bootstrap_api_key,
             )
             self.store, self.vault = store, first.vault
+            if settings.config is not None:
+                lines = apply_file(store, first.vault, settings.config, os.environ)
+                first = msgspec.structs.replace(first, lines=(*first.lines, *lines))
             await self._serve(store, first)
         finally:
             store.close()
