@@ -53,8 +53,8 @@ async def test_the_youngest_idle_connection_is_used_first() -> None:
 async def test_headers_keep_order_and_repetition() -> None:
     """Names come in lower case, values untouched, repeated fields one by one."""
     async with rig() as it:
-        raw = b"HTTP/1.1 418 Teapot\r\nX-B: 1\r\nSet-Cookie: A=1\r\nx-a: Two Words \r\nSet-Cookie: B=2\r\nContent-Length: 0\r\n\r\n"
-        sink, _ = await it.answer(raw)
+        fields = b"X-B: 1\r\nSet-Cookie: A=1\r\nx-a: Two Words \r\nSet-Cookie: B=2\r\nContent-Length: 0\r\n\r\n"
+        sink, _ = await it.answer(b"HTTP/1.1 418 Teapot\r\n" + fields)
         assert sink.status == 418
         assert sink.headers == [
             (b"x-b", b"1"),

@@ -1,4 +1,4 @@
-"""What the pool's tests share: scripted upstreams on loopback sockets, a sink that checks its contract, both event loops."""
+"""What the pool's tests share: scripted upstreams on loopback sockets, a sink that checks its contract, both loops."""
 
 import asyncio
 import contextlib
@@ -7,8 +7,10 @@ import gc
 import inspect
 import os
 import socket
+import stat
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,7 +27,8 @@ POST = RequestHead(
     method="POST",
     path="/v1/chat/completions",
     headers=(("host", "provider.test"), ("authorization", "Bearer sk-secret")),
-    wire=b"POST /v1/chat/completions HTTP/1.1\r\nhost: provider.test\r\nauthorization: Bearer sk-secret\r\ncontent-length: ",
+    wire=b"POST /v1/chat/completions HTTP/1.1\r\nhost: provider.test\r\n"
+    b"authorization: Bearer sk-secret\r\ncontent-length: ",
 )
 OK = b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\n"
 HELLO = OK + b"content-length: 5\r\n\r\nhello"
@@ -62,9 +65,9 @@ async def _leaving_nothing(test: Callable[..., Awaitable[None]], arguments: dict
 def open_sockets() -> int:
     """How many sockets this process has open."""
     count = 0
-    for fd in os.listdir("/proc/self/fd"):
+    for name in Path("/dev/fd").iterdir():
         with contextlib.suppress(OSError):
-            count += os.readlink(f"/proc/self/fd/{fd}").startswith("socket:")
+            count += stat.S_ISSOCK(os.fstat(int(name.name)).st_mode)
     return count
 
 
@@ -156,13 +159,19 @@ class Peer:
 
     async def request(self) -> bytes:
         """Read one request whole; returns its body. Raises `IncompleteReadError` when there is none."""
-        head = await self._reader.readuntil(b"\r\n\r\n")
+        head = await self.head()
         length = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
         body = await self._reader.readexactly(length)
         self.requests.append((head, body))
         return body
 
+    async def head(self) -> bytes:
+        """Read one request's head only."""
+        return await self._reader.readuntil(b"\r\n\r\n")
+
     async def send(self, data: bytes) -> None:
+        if self._writer.is_closing():
+            raise ConnectionResetError  # uvloop would raise RuntimeError
         self._writer.write(data)
         await self._writer.drain()
 
@@ -197,8 +206,8 @@ class Server:
         self._tasks: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server
 
-    async def start(self, ssl: Any = None) -> "Server":
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0, ssl=ssl)
+    async def start(self, ssl: Any = None, host: str = "127.0.0.1") -> "Server":
+        self._server = await asyncio.start_server(self._accept, host, 0, ssl=ssl)
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 
@@ -234,8 +243,8 @@ class Rig:
         self.pool = pool
         self._exits = exits
 
-    async def server(self, script: Script, ssl: Any = None) -> Server:
-        server = await Server(script).start(ssl)
+    async def server(self, script: Script, ssl: Any = None, host: str = "127.0.0.1") -> Server:
+        server = await Server(script).start(ssl, host)
         self._exits.push_async_callback(server.stop)
         return server
 
@@ -272,12 +281,12 @@ class Rig:
 
 
 @contextlib.asynccontextmanager
-async def rig(**pool_options: Any) -> AsyncIterator[Rig]:
+async def rig(*, swept: bool = True, **pool_options: Any) -> AsyncIterator[Rig]:
     """A running rig; at the end the pool must be able to close everything at once."""
     loop = asyncio.get_running_loop()
     async with contextlib.AsyncExitStack() as exits:
         pool = Pool(loop, **pool_options)
-        running = True
+        running = swept
 
         def sweep() -> None:
             if running:

@@ -367,8 +367,9 @@ class Connection(asyncio.Protocol):
 def ends_with_message(data: bytes, last: bytes, *, chunked: bool) -> bool:
     """Does the read that completed a message end with the message's last byte?
 
-    The parser reports the first byte of a second message, but passes over line ends between messages in silence. `last` is
-    the last piece of body in `data`. A read that is too short to tell counts as no: that costs a connection, not a caller.
+    The parser reports the first byte of a second message, but passes over line ends between messages in silence.
+    `last` is the last piece of body in `data`. A read too short to tell counts as no: that costs a connection, not a
+    caller.
     """
     if last and not chunked:
         return data[-1] not in _LINE_ENDS or (data.endswith(last) and bool(last.strip(b"\r\n")))
