@@ -32,7 +32,7 @@ def model_home(local_model_file: Path, tmp_path: Path) -> Path:
 
 def furnish(home: Path, model_file: Path) -> Path:
     """Put the built-in model into `home`, as an installation would, at no cost."""
-    place = local_model.model_path(home)
+    place = model_file.model_path(home)
     place.parent.mkdir(parents=True)
     place.symlink_to(model_file)
     return home

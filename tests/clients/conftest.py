@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 from served_gateway import Served, serving
 
-from potluck.engines import local_model
+from potluck.engines import model_file
 
 
 @pytest.fixture(scope="session")
 def served(local_model_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """A gateway on a fresh home, with the model's file in it."""
     home = tmp_path_factory.mktemp("gateway")
-    place = local_model.model_path(home)
+    place = model_file.model_path(home)
     place.parent.mkdir()
     place.symlink_to(local_model_file)
     with serving(home) as gateway:

@@ -17,9 +17,9 @@ from typing import Any
 import psutil
 import pytest
 
-from potluck.engines import local_model
+from potluck.engines import model_file
 
-MODEL = local_model.MODEL_NAME
+MODEL = model_file.MODEL_NAME
 MAX_BODY_BYTES = 1 << 20
 
 

@@ -17,7 +17,7 @@ import pytest
 import pytest_asyncio
 from builtin_bench import HI, Answer, Bench, Json, running_bench
 
-from potluck.engines.local_model import MODEL_NAME, model_path
+from potluck.engines.model_file import MODEL_NAME, model_path
 
 pytestmark = [pytest.mark.local_model, pytest.mark.asyncio(loop_scope="module")]
 

@@ -14,7 +14,7 @@ import psutil
 import pytest
 from builtin_bench import Bench, running_bench, running_pool, until
 
-from potluck.engines import local_model
+from potluck.engines import model_file
 from potluck.engines.builtin import BuiltinModel, Pace
 from potluck.model.secret import Secret
 
@@ -177,7 +177,7 @@ async def test_a_missing_file_is_said_and_noticed_when_it_comes(tmp_path: Path, 
             answer = await bench.ask("chat", {"messages": [{"role": "user", "content": "hi"}]})
             assert answer.failure is not None
             assert answer.failure.detail == model.reason
-            place = local_model.model_path(tmp_path)
+            place = model_file.model_path(tmp_path)
             place.parent.mkdir()
             place.symlink_to(local_model_file)
             await until(model, "ready")
@@ -188,10 +188,10 @@ async def test_a_missing_file_is_said_and_noticed_when_it_comes(tmp_path: Path, 
 
 async def test_a_damaged_file_ends_in_failed_with_the_way_out(tmp_path: Path, local_model_file: Path) -> None:
     """The right size and the wrong bytes: the engine refuses it, five times, and the reason says where to look."""
-    place = local_model.model_path(tmp_path)
+    place = model_file.model_path(tmp_path)
     place.parent.mkdir()
     with place.open("wb") as file:
-        file.truncate(local_model.MODEL_BYTES)
+        file.truncate(model_file.MODEL_BYTES)
     model = BuiltinModel(tmp_path, asyncio.get_running_loop(), nothing, pace=Pace(first_delay_s=0.01, max_delay_s=0.02))
     await model.start()
     try:

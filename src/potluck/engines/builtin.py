@@ -10,7 +10,6 @@ parent-death signal. What slips through all of them is swept at the next start.
 
 import asyncio
 import contextlib
-import importlib.resources
 import logging
 import os
 import secrets
@@ -22,7 +21,7 @@ from typing import BinaryIO, Literal
 
 import msgspec
 
-from potluck.engines import local_model, orphans
+from potluck.engines import model_file, orphans
 from potluck.engines.llama_child import EXIT_NO_ENGINE, ChildConfig
 from potluck.model.secret import Secret
 
@@ -138,7 +137,7 @@ class BuiltinModel:
     async def _supervise(self) -> None:
         pace, delay_s, failures = self._pace, self._pace.first_delay_s, 0
         while True:
-            if problem := local_model.status(self._home).problem:
+            if problem := model_file.problem(self._home):
                 self._set("missing", problem)
                 await asyncio.sleep(pace.look_s)
                 continue
@@ -160,9 +159,9 @@ class BuiltinModel:
                     self._on_change(self.port, self.secret)
             ended = f"it ended with status {code}" if was_ready else f"it did not start; {self.log_file} says why"
             if code == EXIT_NO_ENGINE:
-                self._set("missing", f"its engine cannot be loaded ({self.log_file}): {local_model.ENGINE_COMMAND}")
+                self._set("missing", f"its engine cannot be loaded ({self.log_file}): {model_file.ENGINE_COMMAND}")
             elif failures >= 5:
-                self._set("failed", f"{ended}. If the file is damaged: {local_model.INSTALL_COMMAND}")
+                self._set("failed", f"{ended}. If the file is damaged: {model_file.INSTALL_COMMAND}")
             else:
                 self._set("backing_off", f"{ended}; next try in {delay_s:g} s")
             _LOGGER.warning("built-in model: %s; next try in %g s", ended, delay_s)
@@ -171,11 +170,10 @@ class BuiltinModel:
 
     async def _run_child(self) -> tuple[int, bool]:
         """One life of the child: (exit status, whether it was ever ready). Leaves no process behind, cancelled too."""
-        template = importlib.resources.files("potluck.engines").joinpath("chatml_tools.jinja").read_text()
         config = ChildConfig(
-            model=str(local_model.model_path(self._home)),
-            template=template,
-            alias=local_model.MODEL_NAME,
+            model=str(model_file.model_path(self._home)),
+            template=Path(__file__).with_name("chatml_tools.jinja").read_text(),
+            alias=model_file.MODEL_NAME,
             port=self.port,
             api_key=self.secret.reveal(),
             parent=os.getpid(),

@@ -5,7 +5,6 @@ JSON (so that no secret stands in the argument list or the environment); stdin t
 may live: its end is the order to go. When the server answers, one line `ready` is written to stdout.
 """
 
-import ctypes
 import os
 import signal
 import sys
@@ -105,6 +104,8 @@ def _watch_stdin() -> None:
 def _die_with(parent: int) -> None:
     """The kernel's own signal at the parent's death: it also works while the engine holds the interpreter's lock."""
     if sys.platform == "linux":
+        import ctypes  # the parent imports this module too, and needs it not
+
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it died before the call above
         os._exit(0)

