@@ -2,13 +2,18 @@
 
 import datetime as dt
 import json
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 Row = Mapping[str, Any]
 Column = tuple[str, str]
 """heading, member"""
+
+FOLDING = frozenset({"targets", "models", "base_url", "error"})
+"""members whose cells may take several lines on a terminal"""
+FOLDED_WIDTH = 20
 
 _STATES = {"ok": "32", "warn": "33", "fail": "31", "skip": "2"}
 
@@ -16,9 +21,14 @@ _STATES = {"ok": "32", "warn": "33", "fail": "31", "skip": "2"}
 class Output:
     """Where a command's results go. Rich is imported for tables on a terminal only."""
 
-    def __init__(self, *, json: bool, colours: bool) -> None:
+    def __init__(self, *, json: bool, terminal: bool, colours: bool) -> None:
         self.json = json
+        self.terminal = terminal
         self.colours = colours
+
+    @property
+    def width(self) -> int:
+        return shutil.get_terminal_size().columns
 
     def data(self, value: Any) -> None:
         """`value` as indented JSON."""
@@ -32,35 +42,49 @@ class Output:
         if not self.json:
             self.line(text)
 
-    def table(self, columns: Sequence[Column], rows: Sequence[Row], *, empty: str, right: Sequence[str] = ()) -> None:
-        """Rows for people; `empty` is said when there are none. `right`: members that align right."""
+    def table(
+        self,
+        columns: Sequence[Column],
+        rows: Sequence[Row],
+        *,
+        empty: str,
+        right: Sequence[str] = (),
+        optional: Sequence[str] = (),
+    ) -> None:
+        """Rows for people; `empty` is said when there are none. `right`: members that align right.
+
+        `optional`: members that a narrow terminal may leave out, the first one first; a pipe gets them all.
+        """
         if not rows:
             self.line(empty)
             return
-        cells = [[plain(row.get(member)) for _, member in columns] for row in rows]
-        if self.colours:
+        cells = {member: [plain(row.get(member)) for row in rows] for _, member in columns}
+        widths = {member: max(len(heading), *map(len, cells[member])) for heading, member in columns}
+        if self.terminal:
+            columns = _fitting(columns, widths, optional, self.width)
             self._rich(columns, cells, right)
             return
-        widths = [max(len(heading), *(len(line[i]) for line in cells)) for i, (heading, _) in enumerate(columns)]
-        for line in [[heading for heading, _ in columns], *cells]:
-            texts = [
-                text.rjust(width) if columns[i][1] in right else text.ljust(width)
-                for i, (text, width) in enumerate(zip(line, widths, strict=True))
-            ]
+        for index in range(-1, len(rows)):
+            texts = []
+            for heading, member in columns:
+                text = heading if index < 0 else cells[member][index]
+                texts.append(text.rjust(widths[member]) if member in right else text.ljust(widths[member]))
             self.line("  ".join(texts).rstrip())
 
-    def _rich(self, columns: Sequence[Column], cells: list[list[str]], right: Sequence[str]) -> None:
+    def _rich(self, columns: Sequence[Column], cells: Mapping[str, Sequence[str]], right: Sequence[str]) -> None:
         from rich.box import SIMPLE_HEAD
         from rich.console import Console
         from rich.table import Table
         from rich.text import Text
 
-        table = Table(box=SIMPLE_HEAD, pad_edge=False, header_style="bold")
+        table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
         for heading, member in columns:
-            table.add_column(heading, justify="right" if member in right else "left", overflow="fold")
-        for line in cells:
+            folds = member in FOLDING
+            justify: Literal["left", "right"] = "right" if member in right else "left"
+            table.add_column(heading, justify=justify, overflow="fold", no_wrap=not folds)
+        for line in zip(*(cells[member] for _, member in columns), strict=True):
             table.add_row(*(Text(text) for text in line))
-        Console(highlight=False).print(table)
+        Console(highlight=False, no_color=not self.colours).print(table)
 
     def facts(self, pairs: Sequence[tuple[str, Any]]) -> None:
         """One object for people: a line per member, absent ones left out."""
@@ -76,6 +100,17 @@ class Output:
     def state(self, state: str) -> str:
         """`ok`, `warn`, `fail` or `skip`, in its colour."""
         return self.paint(state, _STATES.get(state, "0"))
+
+
+def _fitting(columns: Sequence[Column], widths: Mapping[str, int], optional: Sequence[str], width: int) -> list[Column]:
+    """The columns that fit side by side, those that fold at their narrowest."""
+    kept = list(columns)
+    for member in optional:
+        taken = sum(2 + (min(widths[name], FOLDED_WIDTH) if name in FOLDING else widths[name]) for _, name in kept)
+        if taken + 2 <= width:  # the frame's own margins
+            break
+        kept = [column for column in kept if column[1] != member]
+    return kept
 
 
 def plain(value: Any) -> str:

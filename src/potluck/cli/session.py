@@ -87,7 +87,7 @@ class Session:
         if self._output is None:
             from potluck.cli.output import Output
 
-            self._output = Output(json=self.json, colours=self.colours)
+            self._output = Output(json=self.json, terminal=sys.stdout.isatty(), colours=self.colours)
         return self._output
 
 

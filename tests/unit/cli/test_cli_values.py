@@ -65,7 +65,7 @@ def test_a_key_given_as_variable_name_is_not_repeated() -> None:
 
 def test_plain_tables_are_aligned(capsys: pytest.CaptureFixture[str]) -> None:
     """In a pipe: a heading, columns by width, numbers to the right, no escape sequences, no trailing blanks."""
-    output = Output(json=False, colours=False)
+    output = Output(json=False, terminal=False, colours=False)
     rows = [{"n": "a", "c": "1"}, {"n": "long-name", "c": None}]
     output.table([("NAME", "n"), ("COUNT", "c")], rows, empty="none", right=("c",))
     assert capsys.readouterr().out == "NAME       COUNT\na              1\nlong-name      -\n"
@@ -75,8 +75,24 @@ def test_plain_tables_are_aligned(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_terminal_tables_hold_the_same(capsys: pytest.CaptureFixture[str]) -> None:
     """On a terminal Rich draws the table; what looks like its markup is printed as it is."""
-    Output(json=False, colours=True).table([("NAME", "n")], [{"n": "[bold]x[/bold]"}], empty="none")
+    Output(json=False, terminal=True, colours=True).table([("NAME", "n")], [{"n": "[bold]x[/bold]"}], empty="none")
     assert "[bold]x[/bold]" in capsys.readouterr().out
+
+
+def test_narrow_terminals_leave_out_what_may_be_left_out(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A column that does not fit is dropped, the least needed first; a name is never broken; a pipe gets everything."""
+    columns, rows = [("NAME", "n"), ("WHEN", "w"), ("ID", "i")], [{"n": "x" * 30, "w": "y" * 20, "i": "z" * 25}]
+    for width, shown in ((100, "xyz"), (60, "xy"), (40, "x")):
+        monkeypatch.setenv("COLUMNS", str(width))
+        Output(json=False, terminal=True, colours=False).table(columns, rows, empty="", optional=("i", "w"))
+        out = capsys.readouterr().out
+        assert {letter for letter in "xyz" if letter in out} == set(shown)
+        assert "x" * 30 in out
+        assert "\x1b" not in out
+    Output(json=False, terminal=False, colours=False).table(columns, rows, empty="", optional=("i", "w"))
+    assert "z" * 25 in capsys.readouterr().out
 
 
 def test_names_cannot_move_the_cursor() -> None:
@@ -88,7 +104,7 @@ def test_names_cannot_move_the_cursor() -> None:
 
 def test_json_is_json(capsys: pytest.CaptureFixture[str]) -> None:
     """--json prints one document; `say` keeps quiet beside it."""
-    output = Output(json=True, colours=False)
+    output = Output(json=True, terminal=False, colours=False)
     output.say("for people")
     output.data({"é": 1})
     assert json.loads(capsys.readouterr().out) == {"é": 1}

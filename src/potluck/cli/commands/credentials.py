@@ -43,7 +43,7 @@ def list_(provider: str | None) -> None:
     columns = [("PROVIDER", "provider"), ("NAME", "name"), ("KEY", "hint"), ("WEIGHT", "weight")]
     columns += [("DISABLED", "disabled"), ("CREATED", "made"), ("ID", "id")]
     empty = "no credentials: potluck credential add PROVIDER --key-env VARIABLE"
-    session.output.table(columns, rows, empty=empty, right=("weight",))
+    session.output.table(columns, rows, empty=empty, right=("weight",), optional=("id", "made"))
 
 
 @credential.command()

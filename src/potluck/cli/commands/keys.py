@@ -50,7 +50,8 @@ def list_(everything: bool) -> None:
     rows = [each | {"used": when(each["last_used_at_ms"]), "ends": when(each["expires_at_ms"])} for each in keys]
     columns = [("NAME", "name"), ("KEY", "hint"), ("PROJECT", "project"), ("MODELS", "models"), ("STATUS", "status")]
     columns += [("LAST USED", "used"), ("EXPIRES", "ends"), ("ID", "id")]
-    session.output.table(columns, rows, empty="no keys: potluck key create NAME")
+    optional = ("id", "ends", "used", "project", "models")
+    session.output.table(columns, rows, empty="no keys: potluck key create NAME", optional=optional)
 
 
 @key.command()

@@ -99,7 +99,10 @@ def show(name: str) -> None:
     columns = [("TARGET", "target"), ("OWN", "own"), ("IN / OUT $/M", "price"), ("PRICE FROM", "source")]
     columns += [("REQUESTS 24H", "requests"), ("ERRORS", "errors"), ("FIRST TOKEN", "first"), ("WHOLE", "mean")]
     columns += [("STATE", "state")]
-    session.output.table(columns, rows, empty="no targets", right=("requests", "errors", "first", "mean"))
+    optional = ("source", "own", "mean", "first", "errors", "requests")
+    session.output.table(
+        columns, rows, empty="no targets", right=("requests", "errors", "first", "mean"), optional=optional
+    )
     for each in targets:
         if each["unroutable"]:
             session.output.line()

@@ -41,7 +41,7 @@ def list_() -> None:
         return
     rows = [each | {"made": when(each["created_at_ms"])} for each in projects]
     columns = [("NAME", "name"), ("DATA CLASS", "data_class"), ("CREATED", "made"), ("ID", "id")]
-    session.output.table(columns, rows, empty="no projects: potluck project create NAME")
+    session.output.table(columns, rows, empty="no projects: potluck project create NAME", optional=("id",))
 
 
 @project.command()

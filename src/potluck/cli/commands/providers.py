@@ -72,7 +72,11 @@ def list_() -> None:
     columns = [("NAME", "name"), ("BASE URL", "base_url"), ("DIALECT", "dialect"), ("OWN", "own"), ("KEYS", "keys")]
     columns += [("MODELS", "listed_models"), ("FROM", "origin"), ("ID", "id")]
     session.output.table(
-        columns, rows, empty="no providers: potluck provider add NAME --base-url URL", right=("keys", "listed_models")
+        columns,
+        rows,
+        empty="no providers: potluck provider add NAME --base-url URL",
+        right=("keys", "listed_models"),
+        optional=("id", "origin", "dialect"),
     )
 
 
@@ -103,7 +107,7 @@ def show(ref: str) -> None:
     )
     session.output.line()
     columns = [("CREDENTIAL", "name"), ("KEY", "hint"), ("WEIGHT", "weight"), ("DISABLED", "disabled"), ("ID", "id")]
-    session.output.table(columns, found["credentials"], empty="no credentials", right=("weight",))
+    session.output.table(columns, found["credentials"], empty="no credentials", right=("weight",), optional=("id",))
 
 
 @provider.command()

@@ -36,7 +36,9 @@ def list_(limit: int, outcome: str | None, model: str | None) -> None:
     ]
     columns = [("AT", "at"), ("REQUEST", "id"), ("MODEL", "model"), ("TARGET", "target"), ("OUTCOME", "outcome")]
     columns += [("TOKENS", "tokens"), ("COST $", "cost"), ("TOOK", "took")]
-    session.output.table(columns, rows, empty="no requests", right=("tokens", "cost", "took"))
+    session.output.table(
+        columns, rows, empty="no requests", right=("tokens", "cost", "took"), optional=("took", "cost", "model")
+    )
 
 
 @request.command()
@@ -86,7 +88,7 @@ def show(request_id: str) -> None:
     columns = [("ATTEMPT", "n"), ("TARGET", "target"), ("ENDED", "ended"), ("HTTP", "status"), ("START", "start")]
     columns += [("CONNECTED", "connected"), ("FIRST BYTE", "first"), ("END", "end"), ("WHY", "error")]
     right = ("n", "status", "start", "connected", "first", "end")
-    session.output.table(columns, rows, empty="no attempt was made", right=right)
+    session.output.table(columns, rows, empty="no attempt was made", right=right, optional=("connected", "start"))
 
 
 def _attempt(attempt: dict[str, Any]) -> dict[str, Any]:

@@ -49,7 +49,11 @@ def usage(by: str, since: str, until: str | None, as_csv: bool) -> None:
         shown.append(_shown(report["total"] | {by: "total"}, by))
     columns = [(by.upper(), by), *COLUMNS]
     session.output.table(
-        columns, shown, empty=f"nothing was used since {since}", right=tuple(member for _, member in COLUMNS)
+        columns,
+        shown,
+        empty=f"nothing was used since {since}",
+        right=tuple(member for _, member in COLUMNS),
+        optional=("cached_input_tokens", "mean_ms", "errors"),
     )
 
 
