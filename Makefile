@@ -32,10 +32,10 @@ serve: $(SERVE)
 	@exec $(BIN)/potluck serve
 
 test: $(DEV) $(COMPONENTS)
-	@$(BIN)/python -m pytest -n $(WORKERS) -m "not long" $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not long" $(PYTEST_ARGS)
 
 test-long: $(DEV) $(COMPONENTS)
-	@$(BIN)/python -m pytest -n $(WORKERS) $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(PYTEST_ARGS)
 
 bench: $(DEV)
 	@$(BIN)/python -m bench $(BENCH_ARGS)
