@@ -9,15 +9,18 @@ from typing import cast
 from litestar import Litestar, MediaType, Router
 from litestar.datastructures import State
 from litestar.di import Provide
+from litestar.handlers import HTTPRouteHandler
 from litestar.openapi.config import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.openapi.spec import Components, License, SecurityScheme, Server
 from litestar.plugins import PluginProtocol
 from litestar.plugins.core import MsgspecDIPlugin
+from litestar.routes import BaseRoute
+from litestar.types import ControllerRouterHandler
 
 from potluck.admin.control import Control
 from potluck.admin.rest import configuration, health, keys, models, pages, problems, providers, reference, reports
-from potluck.admin.rest.auth import require_token
+from potluck.admin.rest.auth import PUBLIC, require_token
 from potluck.admin.rest.deps import Deps
 from potluck.admin.rest.edge import App, Edge
 
@@ -65,6 +68,15 @@ class _App(Litestar):
         return [*plugins, MsgspecDIPlugin()]
 
 
+class _OpenApiRouter(Router):
+    """Litestar's routes for the document, without its own page for unknown paths: ours answers with a problem."""
+
+    def register(self, value: ControllerRouterHandler) -> list[BaseRoute]:
+        if isinstance(value, HTTPRouteHandler) and "/{path:str}" in value.paths:
+            return []
+        return super().register(value)
+
+
 def _openapi(deps: Deps) -> OpenAPIConfig:
     return OpenAPIConfig(
         title="Potluck admin API",
@@ -81,6 +93,6 @@ def _openapi(deps: Deps) -> OpenAPIConfig:
             }
         ),
         use_handler_docstrings=True,
-        path="/api",
+        openapi_router=_OpenApiRouter("/api", route_handlers=[], include_in_schema=False, opt=PUBLIC),
         render_plugins=[JsonRenderPlugin(path="/openapi.json", media_type=MediaType.JSON)],
     )

@@ -196,7 +196,7 @@ class _Apply:
             if row["name"] in named:
                 continue
             name = f"{prefix}{row['name']}"
-            if row["maker"] == "file":
+            if row["maker"] == "file" and not self.keeps_history(table, row):
                 self.note(kind, name, row, partial(_delete, self.work, delete))
                 self.changes[-1] = ChangeLine("remove", kind, name)
             else:
@@ -204,9 +204,14 @@ class _Apply:
                 self.work.audit(f"{kind}.release", row["id"], row["name"])
                 self.changes.append(ChangeLine("release", kind, name))
 
+    def keeps_history(self, table: sa.Table, row: Row) -> bool:
+        """A project stays while keys, be they revoked, refer to it: usage is reported by them."""
+        keys_here = sa.select(t.api_keys.c.id).where(t.api_keys.c.project_id == row["id"]).limit(1)
+        return table is t.projects and self.work.row(keys_here) is not None
+
     def release(self, table: sa.Table, row: Row) -> None:
         """Back to who made it, with what hangs on it."""
-        maker, connection = row["maker"], self.work.connection
+        maker, connection = "api" if row["maker"] == "file" else row["maker"], self.work.connection
         connection.execute(sa.update(table).where(table.c.id == row["id"]).values(origin=maker))
         hanging = {
             "models": (t.targets, t.targets.c.model_id),

@@ -119,9 +119,11 @@ def find_provider(work: Work, ref: str) -> Row:
 def check_provider(base_url: str, dialect: str) -> None:
     """Raises 400 when this program cannot call such a provider."""
     try:
-        parse_base_url(base_url)
+        url = parse_base_url(base_url)
     except ValueError as error:
         raise invalid("base_url", str(error)) from None
+    if not url.port:
+        raise invalid("base_url", "port 0 cannot be called")
     if dialect not in SPOKEN_DIALECTS:
         raise invalid(
             "dialect",

@@ -1,0 +1,155 @@
+"""`config apply`: idempotent, all or nothing, removes only what it made; diff and export."""
+
+from typing import Any
+
+from potluck.config.reading import parse
+
+FILE = """
+[[providers]]
+name = "lab"
+base_url = "http://127.0.0.1:9/v1"
+own = true
+credentials = [{ name = "main", key = "${LAB_KEY}", weight = 2 }]
+
+[[models]]
+name = "small"
+targets = [{ target = "lab/qwen" }, { target = "lab/phi", price = { input = 0.02, output = 0.05 } }]
+
+[[projects]]
+name = "web"
+data_class = "private"
+
+[[keys]]
+name = "web-backend"
+project = "web"
+models = ["small"]
+"""
+VARIABLES = {"LAB_KEY": "lab-canary"}
+
+
+async def post(api: Any, what: str, text: str, variables: dict[str, str] | None = None) -> Any:
+    body = {"text": text, "variables": VARIABLES if variables is None else variables}
+    return await api.post(f"/api/v1/config/{what}", json=body)
+
+
+def lines(answer: Any) -> list[str]:
+    assert answer.status_code == 200, answer.text
+    return [f"{each['action']} {each['kind']} {each['name']}" for each in answer.json()["changes"]]
+
+
+EVERYTHING = ["project web", "provider lab", "credential lab/main", "model small", "key web-backend"]
+
+
+async def test_apply_makes_it_so_once(gateway: Any, api: Any) -> None:
+    """The first apply adds everything and shows the new key's secret; the second changes nothing, nor the version."""
+    applied = await post(api, "apply", FILE)
+    assert lines(applied) == [f"add {each}" for each in EVERYTHING]
+    (secret,) = applied.json()["secrets"]
+    assert gateway.finds(secret["secret"])
+    assert [each.name for each in gateway.snapshots.current.models["small"].targets] == ["lab/qwen", "lab/phi"]
+    target = gateway.snapshots.current.models["small"].targets[0]
+    assert b"Bearer lab-canary" in target.heads["chat"].wire
+    version = gateway.snapshots.current.version
+    again = await post(api, "apply", FILE)
+    assert lines(again) == []
+    assert again.json()["secrets"] == []
+    assert gateway.snapshots.current.version == version
+
+
+async def test_diff_says_and_does_nothing(gateway: Any, api: Any) -> None:
+    """What diff lists is what apply does next, and after diff nothing has changed."""
+    before = gateway.snapshots.current
+    assert lines(await post(api, "diff", FILE)) == [f"add {each}" for each in EVERYTHING]
+    assert gateway.snapshots.current is before
+    assert (await api.get("/api/v1/providers/lab")).status_code == 404
+    await post(api, "apply", FILE)
+    changed = FILE.replace("weight = 2", "weight = 3").replace("0.02", "0.03").replace('"private"', '"open"')
+    expected = ["change project web", "change credential lab/main", "change model small"]
+    assert lines(await post(api, "diff", changed)) == expected
+    assert lines(await post(api, "apply", changed)) == expected
+    assert lines(await post(api, "apply", changed)) == []
+    rotated = {"LAB_KEY": "lab-canary-2"}
+    assert lines(await post(api, "apply", changed, rotated)) == ["change credential lab/main"]
+    target = gateway.snapshots.current.models["small"].targets[0]
+    assert b"Bearer lab-canary-2" in target.heads["chat"].wire
+
+
+async def test_it_removes_only_what_it_made(gateway: Any, api: Any) -> None:
+    """An empty file removes the file's objects; the first key, the built-in model and handmade objects stay."""
+    await api.post("/api/v1/providers", json={"name": "mine", "base_url": "http://127.0.0.1:9/v1", "own": True})
+    applied = await post(api, "apply", FILE)
+    secret = applied.json()["secrets"][0]["secret"]
+    removed = lines(await post(api, "apply", FILE.partition("[[projects]]")[0]))
+    assert removed == ["remove key web-backend", "release project web"]
+    assert not gateway.finds(secret)
+    assert lines(await post(api, "apply", "")) == ["remove model small", "remove provider lab"]
+    names = [each["name"] for each in (await api.get("/api/v1/providers")).json()["data"]]
+    assert names == ["local", "mine"]
+    assert gateway.finds(gateway.api_key)
+    assert "smollm2-135m" in gateway.snapshots.current.models
+
+
+async def test_what_it_took_over_it_lets_go(api: Any) -> None:
+    """A handmade provider that a file names is the file's while it does, read-only by hand, and free again after."""
+    await api.post("/api/v1/providers", json={"name": "lab", "base_url": "http://127.0.0.1:1/v1", "own": True})
+    file = FILE.partition("[[models]]")[0]
+    assert lines(await post(api, "apply", file)) == ["change provider lab", "add credential lab/main"]
+    shown = (await api.get("/api/v1/providers/lab")).json()
+    assert shown["origin"] == "file"
+    refused = await api.patch("/api/v1/providers/lab", json={"own": False})
+    assert refused.status_code == 409
+    assert "configuration file" in refused.json()["detail"]
+    assert (await api.delete(f"/api/v1/credentials/{shown['credentials'][0]['id']}")).status_code == 409
+    assert lines(await post(api, "apply", "")) == ["release provider lab"]
+    assert (await api.patch("/api/v1/providers/lab", json={"own": False})).status_code == 200
+
+
+async def test_all_or_nothing(gateway: Any, api: Any) -> None:
+    """A fault in the last object leaves nothing of the first, and the message names the object."""
+    before = gateway.snapshots.current.version
+    broken = FILE + '\n[[keys]]\nname = "other"\nproject = "nobody"\n'
+    answer = await post(api, "apply", broken)
+    assert answer.status_code == 404
+    assert "key other" in answer.json()["where"]
+    assert (await api.get("/api/v1/providers/lab")).status_code == 404
+    assert gateway.snapshots.current.version == before
+
+
+async def test_every_mistake_is_reported_at_once(api: Any) -> None:
+    """A text with several faults is refused with all of them, each with its line; `check` says the same, with 200."""
+    text = '[[providers]]\nname = "a b"\nbase_url = "ftp://x"\n\n[[modles]]\n'
+    answer = await post(api, "apply", text)
+    assert answer.status_code == 400
+    assert {problem["line"] for problem in answer.json()["problems"]} >= {2, 5}
+    checked = (await post(api, "check", text)).json()
+    assert checked["ok"] is False
+    assert checked["problems"] == answer.json()["problems"]
+    assert (await post(api, "check", FILE)).json() == {"ok": True, "problems": []}
+    missing = await post(api, "apply", FILE, {})
+    assert "LAB_KEY" in missing.json()["detail"]
+
+
+async def test_an_export_applied_changes_no_object(api: Any) -> None:
+    """What export writes is a valid file without secrets; applying it takes the objects over and changes no value."""
+    await post(api, "apply", FILE)
+    text = (await api.get("/api/v1/config/export")).json()["text"]
+    assert "canary" not in text
+    document = parse(text, {"LAB_API_KEY": "lab-canary"})
+    assert [each.name for each in document.models] == ["small"]
+    before = (await api.get("/api/v1/models/small")).json()
+    applied = await post(api, "apply", text, {"LAB_API_KEY": "lab-canary"})
+    assert sorted(lines(applied)) == ["change key first", "change project default"]
+    assert (await api.get("/api/v1/models/small")).json() == before
+
+
+async def test_a_given_api_key_is_taken(gateway: Any, api: Any) -> None:
+    """A key whose secret the file brings is in force with it, is not shown, and changes when the variable does."""
+    text = '[[keys]]\nname = "fixed"\nkey = "${K}"\n'
+    first, second = "plk-" + "a" * 46, "plk-" + "b" * 46
+    applied = await post(api, "apply", text, {"K": first})
+    assert applied.json()["secrets"] == []
+    assert gateway.finds(first)
+    await post(api, "apply", text, {"K": second})
+    assert gateway.finds(second)
+    assert not gateway.finds(first)
+    assert (await post(api, "apply", text, {"K": "short"})).status_code == 400
