@@ -5,6 +5,7 @@ Each setting carries its help, unit, variable and option: the reference page
 runs (keys, providers, models) is in the store, not here.
 """
 
+import difflib
 import ipaddress
 import os
 import sys
@@ -200,6 +201,18 @@ def describe() -> list[Setting]:
 
 CLIENT_VARIABLES = ("POTLUCK_URL", "POTLUCK_ADMIN_TOKEN")
 """read by the commands that talk to a gateway, not by `serve`"""
+
+
+def misspelt_variables(env: Mapping[str, str]) -> dict[str, str]:
+    """Variables of the environment that are no setting but look like one → the setting that was probably meant."""
+    known = [*(setting.env for setting in describe()), *CLIENT_VARIABLES]
+    found = {}
+    for name in sorted(env):
+        if name.startswith("POTLUCK_") and name not in known:
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.88)
+            if near:
+                found[name] = near[0]
+    return found
 
 
 def default_home(env: Mapping[str, str]) -> Path:

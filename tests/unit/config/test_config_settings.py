@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from potluck.config import ConfigError
-from potluck.config.settings import LimitSettings, default_home, describe, load_settings
+from potluck.config.settings import LimitSettings, default_home, describe, load_settings, misspelt_variables
 from potluck.model.secret import Secret
 
 HOME = {"HOME": "/home/someone"}
@@ -144,3 +144,10 @@ def test_limits_carry_the_data_planes_names_and_defaults() -> None:
 
     ours, theirs = msgspec.structs.asdict(LimitSettings()), msgspec.structs.asdict(PlaneLimits())
     assert ours == {name: theirs[name] for name in ours}
+
+
+def test_misspelt_variables_are_recognised() -> None:
+    """A typing mistake in a variable's name is found; variables of other programs and of a document are left alone."""
+    env = {"POTLUCK_LOGLEVEL": "debug", "POTLUCK_PORT": "1", "POTLUCK_KEY_WEB": "x", "POTLUCK_URL": "u", "PATH": "/"}
+    assert misspelt_variables(env) == {"POTLUCK_LOGLEVEL": "POTLUCK_LOG_LEVEL"}
+    assert misspelt_variables({"POTLUCK_MODEL_CACHE": "/m", "POTLUCK_HOMES": "/"}) == {"POTLUCK_HOMES": "POTLUCK_HOME"}

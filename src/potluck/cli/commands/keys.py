@@ -124,6 +124,8 @@ def _print_secret(session: Session, made: dict[str, Any], title: str) -> None:
 
 
 def _some_model(session: Session) -> str:
-    """A model that a first call can use: a declared one, else the built-in."""
-    declared = session.gateway.get("/models", limit=1)["data"]
-    return str(declared[0]["name"]) if declared else "smollm2-135m"
+    """A model that a first call can use now; `MODEL` when there is none."""
+    for model in session.gateway.get("/snapshot")["models"]:
+        if any(not target["unroutable"] and "chat" in target["capabilities"] for target in model["targets"]):
+            return str(model["name"])
+    return "MODEL"

@@ -1,6 +1,7 @@
 """`potluck serve`: options made from the settings, then the gateway takes over."""
 
 import os
+import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -9,7 +10,7 @@ import click
 from potluck.cli.failure import USAGE, Failure
 from potluck.cli.session import Command, current
 from potluck.config import ConfigError
-from potluck.config.settings import describe, load_settings
+from potluck.config.settings import describe, load_settings, misspelt_variables
 
 _METAVARS = {
     "--home": "DIR",
@@ -47,8 +48,11 @@ def serve(**options: Any) -> int:
     It listens on this machine only, unless --host says otherwise; another machine then needs --public-url or TLS. More
     settings are environment variables: docs/reference/settings.md.
     """
+    env = current().env
+    for name, meant in misspelt_variables(env).items():
+        sys.stderr.write(f"potluck serve: {name} is not a setting and has no effect; did you mean {meant}?\n")
     try:
-        settings = load_settings(options, current().env)
+        settings = load_settings(options, env)
     except ConfigError as error:
         raise Failure(str(error), USAGE) from None
     from potluck.runtime.gateway import run
