@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from potluck.engines import local_model
+from potluck.engines import local_model, model_file
 
 
 @pytest.fixture(scope="session")
@@ -27,12 +27,7 @@ def local_model_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def model_home(local_model_file: Path, tmp_path: Path) -> Path:
     """A fresh home directory in which the built-in model is installed."""
-    return furnish(tmp_path, local_model_file)
-
-
-def furnish(home: Path, model_file: Path) -> Path:
-    """Put the built-in model into `home`, as an installation would, at no cost."""
-    place = model_file.model_path(home)
-    place.parent.mkdir(parents=True)
-    place.symlink_to(model_file)
-    return home
+    place = model_file.model_path(tmp_path)
+    place.parent.mkdir()
+    place.symlink_to(local_model_file)
+    return tmp_path
