@@ -20,6 +20,7 @@ class PooledCall:
     """Implements `ports.Call`. It is in exactly one of four places: queued, connecting, on a connection, done."""
 
     __slots__ = (
+        "announced",
         "body",
         "conn",
         "connecting",
@@ -43,6 +44,7 @@ class PooledCall:
         self.conn: Connection | None = None
         self.connecting: asyncio.Task[Connection] | None = None
         self.done = False
+        self.announced = False
         self.reused = False
         """it runs on a kept-alive connection"""
         self.retried = False
@@ -64,8 +66,10 @@ class PooledCall:
             self.withdraw()
 
     def announce(self) -> None:
-        """Tell the sink of the kept-alive connection, one loop turn after `open` returned."""
-        if not self.done and self.reused:
+        """Tell the sink of the kept-alive connection: one loop turn after `open`, or before the answer if that is
+        sooner."""
+        if self.reused and not self.announced and not self.done:
+            self.announced = True
             self.sink.connected(reused=True)
 
     def fail(self, error_class: ErrorClass, phase: str, detail: str, *, timeout: bool = False) -> None:

@@ -316,6 +316,8 @@ class Connection(asyncio.Protocol):
             self._complete, self._keep_alive = True, False
             pieces.clear()
         last = b""
+        if call.reused and not call.announced:
+            call.announce()
         call.sink.head(self._status, self._head)
         if pieces:
             chunk = pieces[0] if len(pieces) == 1 else b"".join(pieces)

@@ -110,10 +110,10 @@ class Room:
     def _enqueue(self, call: PooledCall) -> None:
         if self._retired:
             self._loop.call_soon(call.fail, "target_down", "connect", "this target is being removed")
-        elif len(self.conns) + len(self.connecting) < self.endpoint.max_connections:
-            self._connect(call)
         elif len(self.waiting) < QUEUE_FACTOR * self.endpoint.max_connections:
+            # through the queue even when a slot is free: others may wait for that slot since this loop turn
             self.waiting.append(call)
+            self._serve_queue()
         else:
             self._loop.call_soon(call.fail, "target_slow", "connect", "too many calls wait for a connection")
 

@@ -27,7 +27,7 @@ class FakeLoop:
     def create_task(self, coroutine: Any) -> Any:
         return asyncio.get_running_loop().create_task(coroutine)
 
-    async def getaddrinfo(self, host: str, port: None, *, type: int) -> list[Any]:
+    async def getaddrinfo(self, host: str, port: None, *, type: int) -> list[Any]:  # noqa: A002 — as the loop names it
         self.asked.append(host)
         self.running += 1
         self.most = max(self.most, self.running)
