@@ -5,8 +5,13 @@ import runpy
 from datetime import date
 from pathlib import Path
 
+import msgspec
 import pytest
 from house_tree import ROOT, shown, tracked_files
+
+from potluck.model.resources import Timeouts
+from potluck.proxy.limits import PlaneLimits
+from potluck.wire import http1
 
 DECISIONS = sorted((ROOT / "docs" / "decisions").glob("[0-9]*.md"))
 DOCUMENTS = [path for path in tracked_files() if path.suffix == ".md"]
@@ -71,3 +76,24 @@ def test_the_changelog_has_a_section_for_what_is_to_come() -> None:
 def test_the_readme_stays_short() -> None:
     """A newcomer reads README.md in five minutes: 150 lines at most."""
     assert (ROOT / "README.md").read_text(encoding="utf-8").count("\n") <= 150
+
+
+def _bare(value: float, name: str) -> str:
+    """A default as the page writes it."""
+    if name.endswith("_s"):
+        return f"{value:g} s"
+    for size, unit in ((1024 * 1024, "MiB"), (1024, "KiB")):
+        if value >= size:
+            return f"{value / size:g} {unit}"
+    return f"{value:g}"
+
+
+def test_the_page_of_defaults_is_current() -> None:
+    """Every limit and timeout of callers and upstreams stands on the page with the program's number, and no other."""
+    named = {name: getattr(http1, name) for name in dir(http1) if name.startswith(("MAX_", "DRAIN_"))}
+    for struct in (PlaneLimits, Timeouts):
+        named |= {field.name: field.default for field in msgspec.structs.fields(struct)}
+    page = (ROOT / "docs" / "reference" / "defaults.md").read_text(encoding="utf-8")
+    assert dict(re.findall(r"^\| `(\w+)` \| ([^|]+) \|", page, re.MULTILINE)) == {
+        name: _bare(value, name) for name, value in named.items()
+    }
