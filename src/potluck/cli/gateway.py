@@ -39,7 +39,7 @@ class Answer:
         try:
             return json.loads(self.body)
         except ValueError:
-            raise Failure("the answer is not JSON: is --url the address of a Potluck gateway?") from None
+            raise Failure("the answer is not JSON: check --url or POTLUCK_URL") from None
 
 
 class Gateway:
@@ -91,6 +91,8 @@ class Gateway:
         answer = self.send(method, f"/api/v1{path}", body, query=query, token=self._token())
         if answer.status >= 400:
             raise refusal(answer, self.url)
+        if not answer.headers.get("x-request-id", "").startswith("req_"):
+            raise Failure(f"{self.url} answers, but is no Potluck gateway: check --url or POTLUCK_URL")
         return answer.json()
 
     def send(

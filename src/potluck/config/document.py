@@ -14,9 +14,16 @@ from potluck.model.price import Price, PriceSource, usd_per_million_to_nanousd
 from potluck.model.resources import Capability, DataClass, Dialect, OnHangup, Timeouts
 from potluck.model.secret import Secret
 
-Name = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$", description="letters, digits, . _ -")]
+_NAME = msgspec.Meta(
+    pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$",
+    description="letters, digits, . _ - (at most 64, a letter or digit first)",
+)
+_MODEL_NAME = msgspec.Meta(
+    pattern=r"^[\x21-\x7e]{1,200}$", description="printable ASCII without spaces, at most 200 characters"
+)
+Name = Annotated[str, _NAME]
 """of a provider, credential, project or key"""
-ModelName = Annotated[str, msgspec.Meta(pattern=r"^[\x21-\x7e]{1,200}$", description="printable ASCII without spaces")]
+ModelName = Annotated[str, _MODEL_NAME]
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=86_400, description="more than 0 and at most 86400 seconds")]
 Usd = Annotated[float, msgspec.Meta(ge=0, le=1_000_000)]
 
@@ -230,6 +237,13 @@ def base_url_fault(base_url: str) -> str:
     if not base_url.isascii() or any(character <= " " for character in base_url):
         return "holds a space or a character outside ASCII"
     return ""
+
+
+def in_words(message: str) -> str:
+    """A validation message of `msgspec` with our patterns in words: people do not read regular expressions."""
+    for meta in (_NAME, _MODEL_NAME):
+        message = message.replace(f"Expected `str` matching regex {meta.pattern!r}", f"allowed: {meta.description}")
+    return message
 
 
 def _doubled(names: Iterable[str]) -> str:

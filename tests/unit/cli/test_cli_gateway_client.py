@@ -20,6 +20,7 @@ class Server:
 
     def __init__(self) -> None:
         self.replies: dict[str, Reply | Callable[[dict[str, list[str]]], Reply]] = {}
+        self.is_potluck = True
         self.asked: list[tuple[str, str, dict[str, str], bytes]] = []
         outer = self
 
@@ -32,6 +33,8 @@ class Server:
                 status, kind, content = reply(parse_qs(parts.query)) if callable(reply) else reply
                 self.send_response(status)
                 self.send_header("content-type", kind)
+                if outer.is_potluck:
+                    self.send_header("x-request-id", "req_1")
                 self.send_header("content-length", str(len(content)))
                 self.end_headers()
                 self.wfile.write(content)
@@ -125,10 +128,14 @@ def test_refusals_are_one_line(server: Server, answer: Reply, said: str) -> None
     assert caught.value.http_status == answer[0]
 
 
-def test_an_answer_that_is_not_json_says_so(server: Server) -> None:
-    """A web server that is no gateway is recognised."""
+def test_a_server_that_is_no_gateway_says_so(server: Server) -> None:
+    """Something else at the address is recognised, whatever it answers."""
     server.replies["/api/v1/keys"] = (200, "text/html", b"<html>hello</html>")
-    with pytest.raises(Failure, match="is --url the address of a Potluck gateway"):
+    with pytest.raises(Failure, match="the answer is not JSON"):
+        client(server).get("/keys")
+    server.is_potluck = False
+    server.replies["/api/v1/keys"] = reply({"object": "list"})
+    with pytest.raises(Failure, match="answers, but is no Potluck gateway"):
         client(server).get("/keys")
 
 

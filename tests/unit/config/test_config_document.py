@@ -1,9 +1,10 @@
 """`potluck.toml`: what is read, what is refused, and that all of it is said at once."""
 
+import msgspec
 import pytest
 
 from potluck.config import ConfigError
-from potluck.config.document import PriceEntry, base_url_fault
+from potluck.config.document import Name, PriceEntry, base_url_fault, in_words
 from potluck.config.reading import load, parse, read_text, variables
 from potluck.model.resources import Timeouts
 from potluck.model.secret import Secret
@@ -105,7 +106,7 @@ targets = [
 """
     assert problems_of(text) == [
         "p.toml:1: providers[0]: 'base_url' is missing",
-        "p.toml:2: providers[0].name: is 'a b'; allowed: letters, digits, . _ -",
+        "p.toml:2: providers[0].name: is 'a b'; allowed: letters, digits, . _ - (at most 64, a letter or digit first)",
         f"p.toml:3: providers[0].dialect: must be one of {DIALECTS}, not 'opena'; did you mean 'openai'?",
         "p.toml:4: providers[0].base_ulr: unknown member; did you mean 'base_url'?",
         "p.toml:5: providers[0].own: must be true or false, not a text",
@@ -215,3 +216,14 @@ def test_unreadable_files_are_one_line(tmp_path) -> None:  # type: ignore[no-unt
     (tmp_path / "b.toml").write_bytes(b"\xff\xfe")
     with pytest.raises(ConfigError, match="not UTF-8"):
         read_text(tmp_path / "b.toml")
+
+
+def test_patterns_are_said_in_words() -> None:
+    """A validation message shows what is allowed instead of a regular expression; others are left as they are."""
+    with pytest.raises(msgspec.ValidationError) as caught:
+        msgspec.convert("a b", Name)
+    assert (
+        in_words(f"name: {caught.value}")
+        == "name: allowed: letters, digits, . _ - (at most 64, a letter or digit first)"
+    )
+    assert in_words("name: Expected `str`, got `int`") == "name: Expected `str`, got `int`"

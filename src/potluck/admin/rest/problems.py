@@ -11,6 +11,7 @@ from litestar.status_codes import HTTP_500_INTERNAL_SERVER_ERROR
 
 from potluck.admin.errors import OperationError
 from potluck.admin.operations.work import Replayed
+from potluck.config.document import in_words
 from potluck.config.errors import ConfigError
 from potluck.ledger.reports import ReportError
 from potluck.snapshot import SnapshotError
@@ -119,7 +120,8 @@ def on_http_error(request: Anything, error: HTTPException) -> Response[Problem]:
         detail = str(error.__cause__) if isinstance(error.__cause__, msgspec.MsgspecError) else detail
     if status >= 500:
         return on_unforeseen(request, error)
-    return answer(request, status, _CODES.get(status, "invalid_request"), detail, headers=error.headers, where=where)
+    code = _CODES.get(status, "invalid_request")
+    return answer(request, status, code, in_words(detail), headers=error.headers, where=where)
 
 
 def on_unforeseen(request: Anything, error: Exception) -> Response[Problem]:
