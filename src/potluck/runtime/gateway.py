@@ -8,7 +8,6 @@ A second signal cuts the drain short.
 
 import asyncio
 import contextlib
-import gc
 import logging
 import os
 import resource
@@ -36,7 +35,7 @@ from potluck.ledger.spool import Spool
 from potluck.ports import Upstream
 from potluck.proxy.limits import PlaneLimits
 from potluck.proxy.plane import Plane
-from potluck.runtime import announce
+from potluck.runtime import announce, memory
 from potluck.runtime.configuration import apply_file
 from potluck.runtime.ticker import Ticker
 from potluck.snapshot import SnapshotError, SnapshotStore
@@ -62,6 +61,8 @@ class StartError(Exception):
 def run(settings: Settings) -> int:
     """Run until told to stop. Returns the exit status: 0 stopped as told, 1 could not start."""
     raise_open_file_limit()
+    memory.keep_buffers()
+    memory.collect_rarely()
     writer = logs.configure(settings.log.level, settings.log.format, background=True)
     runner: type[asyncio.Runner] | Any = asyncio.Runner
     try:
@@ -199,8 +200,7 @@ class Gateway:
             log.exception("the control plane could not be started; the data plane goes on without it")
             self.problems["control"] = "the control plane could not be started; see the log"
         else:
-            gc.collect()
-            gc.freeze()
+            memory.settle()
         del self.problems["gateway"]
 
     def _expose(self) -> Exposition:
