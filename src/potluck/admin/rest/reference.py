@@ -7,6 +7,7 @@ from typing import Any
 from litestar import MediaType, get
 
 from potluck.admin.rest.auth import PUBLIC, AdminRequest
+from potluck.admin.rest.openapi import describe
 from potluck.admin.rest.pages import document
 
 VERBS = ("get", "post", "patch", "put", "delete")
@@ -16,7 +17,7 @@ Json = dict[str, Any]
 @get("/api/docs", opt=PUBLIC, include_in_schema=False, media_type=MediaType.HTML, sync_to_thread=True)
 def reference(request: AdminRequest) -> str:
     """The reference page."""
-    return render(request.app.openapi_schema.to_schema())
+    return render(describe(request.app))
 
 
 def render(schema: Json) -> str:
