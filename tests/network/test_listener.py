@@ -464,3 +464,17 @@ async def test_empty_lines_between_requests_are_ignored(gateway: Gateway, ending
         assert (await caller.read()).body == GOOD
         await caller.send(ending + gateway.request())
         assert (await caller.read()).body == GOOD
+
+
+async def test_what_is_read_ahead_stays_small(gateway: Gateway):
+    """A caller who pipelines 8 MB of requests and reads the answers is read ahead of by a few reads at most."""
+    get = encode_request("GET", "/v1/key", key=CALLER_KEY, headers={"X-Padding": "p" * 2000})
+    peak = 0
+    async with gateway.caller() as caller:
+        for _ in range(40):
+            caller._writer.write(get * 100)
+        (connection,) = gateway.plane.connections
+        for _ in range(4000):
+            assert (await caller.read()).status == 200
+            peak = max(peak, len(connection._buffer))
+    assert peak < 1 << 20

@@ -113,6 +113,8 @@ class Caller:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        if self._writer.transport.get_write_buffer_size():
+            self._writer.transport.abort()  # nobody takes it
         self._writer.close()
         with contextlib.suppress(OSError):
             await self._writer.wait_closed()

@@ -8,6 +8,7 @@ Rules of this state machine
 - HEAD: bytes are held until a head is whole, checked by the data plane's rules (`wire.http1`), then passed on as is.
 - BODY: bytes are counted by the same framing as the data plane's, and passed on; what follows the body is held.
 - BUSY: the message is whole, its answer is not: bytes are held, and past `pipelined_bytes` reading stops.
+- FULL: the answer is complete and not taken yet; until it is, no further request is read.
 - When the answer is complete: the held bytes decide who serves the next message.
 - RAW: an upgrade was accepted (WebSocket): uvicorn owns the bytes.
 uvicorn is pinned exactly; the hand-over tests guard its upgrades.
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
     from potluck.proxy.plane import Plane
 
-HEAD, BODY, BUSY, RAW, LINGER, GONE = range(6)
+HEAD, BODY, BUSY, FULL, RAW, LINGER, GONE = range(7)
 FOREVER = float("inf")
 MAX_BODY_BYTES = 8 * 1024 * 1024
 """of the control plane: configuration documents, never prompts"""
@@ -51,6 +52,7 @@ class GuardedHttp(HttpToolsProtocol):
         self._linger_bytes = 0
         self._chunked = False
         self._reading_stopped = False
+        self._write_blocked = False
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
@@ -72,7 +74,7 @@ class GuardedHttp(HttpToolsProtocol):
                 self._read_head(held + data if held else data)
             elif phase == BODY:
                 self._read_body(data)
-            elif phase == BUSY:
+            elif phase in (BUSY, FULL):
                 self._hold(data)
             elif phase == RAW:
                 super().data_received(data)
@@ -146,6 +148,20 @@ class GuardedHttp(HttpToolsProtocol):
 
     # --- uvicorn's side
 
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._write_blocked = True
+        if self._phase in (BUSY, RAW):
+            self.deadline = clock() + self.plane.limits.caller_stall_s
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._write_blocked = False
+        if self._phase == FULL:
+            self._await_next()
+        elif self._phase in (BUSY, RAW):
+            self.deadline = FOREVER
+
     def on_response_complete(self) -> None:
         super().on_response_complete()
         self._unset_keepalive_if_required()  # one deadline, ours
@@ -155,17 +171,26 @@ class GuardedHttp(HttpToolsProtocol):
             # answered before its body was whole: the rest is not wanted, and the boundary is not known
             self._linger()
         elif self._phase == BUSY:
-            self._phase = HEAD
-            self.deadline = clock() + self.plane.limits.keep_alive_s
             if self.plane.draining:
                 self.transport.close()
-            elif self._held:
-                self.plane.loop.call_soon(self._next)
+            elif self._write_blocked:
+                self._phase = FULL
+                self.deadline = clock() + self.plane.limits.caller_stall_s
             else:
-                self._read_on()
+                self._await_next()
+
+    def _await_next(self) -> None:
+        self.deadline = clock() + self.plane.limits.keep_alive_s
+        if self._held:
+            self._phase = BUSY  # what comes before the next turn queues behind what was read ahead
+            self.plane.loop.call_soon(self._next)
+        else:
+            self._phase = HEAD
+            self._read_on()
 
     def _next(self) -> None:
-        if self._phase == HEAD and self._held:
+        if self._phase == BUSY:
+            self._phase = HEAD
             self.data_received(b"")
             if self._phase in (HEAD, BODY):
                 self._read_on()  # only now: what was read ahead is used up

@@ -163,7 +163,8 @@ class Connection(asyncio.Protocol):
         if not self._accept(head):
             if end < len(data) and self._state in (HEAD, FULL):
                 self._buffer = data[end:]
-                self.plane.loop.call_soon(self._next)
+                if self._state == HEAD:
+                    self._await_next()
             return
         whole = end + head.content_length
         if whole <= len(data) and not head.chunked:
@@ -330,11 +331,12 @@ class Connection(asyncio.Protocol):
             self.deadline = plane.now + plane.limits.keep_alive_s
 
     def _await_next(self) -> None:
-        self._state = HEAD
         self.deadline = clock() + self.plane.limits.keep_alive_s
         if self._buffer:
+            self._state = BUSY  # what comes before the next turn queues behind what was read ahead
             self.plane.loop.call_soon(self._next)
         else:
+            self._state = HEAD
             self._read_on()
 
     def _read_on(self) -> None:
@@ -356,7 +358,8 @@ class Connection(asyncio.Protocol):
         return ":".join(address.split(":")[:4]) + "::/64" if ":" in address else address.rpartition(".")[0] + ".0/24"
 
     def _next(self) -> None:
-        if self._state == HEAD and self._buffer:
+        if self._state == BUSY:
+            self._state = HEAD
             self.data_received(b"")
             if self._state in (HEAD, BODY):
                 self._read_on()  # only now: what was read ahead is used up
