@@ -78,6 +78,7 @@ class SnapshotStore:
         self._lock = asyncio.Lock()
         self._used: set[str] = set()
         self._background: set[asyncio.Future[None]] = set()
+        self._complained = ""
 
     def touch(self, key: CompiledKey) -> None:
         """The key was used; `watch` writes `last_used_at_ms` now and then."""
@@ -122,12 +123,16 @@ class SnapshotStore:
         flushed_at = time.monotonic()
         while True:
             await asyncio.sleep(POLL_S)
-            version = await self._store.read_rows(read_version)
-            if version != self.current.version and not self._lock.locked():
-                await self._refresh_quietly(EVERYTHING)
-            if time.monotonic() - flushed_at >= TOUCH_FLUSH_S:
-                flushed_at = time.monotonic()
-                await self.flush_touched()
+            try:
+                version = await self._store.read_rows(read_version)
+                if version != self.current.version and not self._lock.locked():
+                    await self._refresh_quietly(EVERYTHING)
+                if time.monotonic() - flushed_at >= TOUCH_FLUSH_S:
+                    flushed_at = time.monotonic()
+                    await self.flush_touched()
+            except Exception as error:
+                # a full or failing disk: what is in memory goes on, and the next look may succeed
+                self._complain(f"the store cannot be read or written: {type(error).__name__}: {error}")
 
     async def flush_touched(self) -> None:
         """Write `last_used_at_ms` of the keys used since the last time."""
@@ -145,8 +150,16 @@ class SnapshotStore:
     async def _refresh_quietly(self, change: Change) -> None:
         try:
             await self.refresh(change)
-        except SnapshotError:
-            log.exception("the new configuration is not in force")
+        except SnapshotError as error:
+            self._complain(f"the new configuration is not in force: {error}")
+        else:
+            self._complained = ""
+
+    def _complain(self, what: str) -> None:
+        """Log something that the next second will say again: once."""
+        if what != self._complained:
+            self._complained = what
+            log.error(what)
 
     async def _refresh(self, taken: list[Change]) -> None:
         change = Change()

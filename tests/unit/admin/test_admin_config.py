@@ -1,7 +1,13 @@
 """`config apply`: idempotent, all or nothing, removes only what it made; diff and export."""
 
+from pathlib import Path
 from typing import Any
 
+import pytest
+
+from potluck.admin.at_start import apply_file
+from potluck.admin.first_start import FirstStartError
+from potluck.config.errors import ConfigError
 from potluck.config.reading import parse
 
 FILE = """
@@ -153,3 +159,20 @@ async def test_a_given_api_key_is_taken(gateway: Any, api: Any) -> None:
     assert gateway.finds(second)
     assert not gateway.finds(first)
     assert (await post(api, "apply", text, {"K": "short"})).status_code == 400
+
+
+def test_a_file_at_start_is_applied_before_anything_listens(gateway: Any, tmp_path: Path) -> None:
+    """The lines say what changed and show a new secret once; the next start changes nothing, nor does a faulty file."""
+    file = tmp_path / "potluck.toml"
+    file.write_text(FILE)
+    lines = apply_file(gateway.store, gateway.first.vault, file, VARIABLES)
+    assert lines[:-1] == [f"potluck.toml: add {each}" for each in EVERYTHING]
+    gateway.snapshots.load()
+    assert gateway.finds(lines[-1].rpartition(" ")[2])
+    assert apply_file(gateway.store, gateway.first.vault, file, VARIABLES) == []
+    file.write_text(FILE.replace('project = "web"', 'project = "nobody"'))
+    with pytest.raises(FirstStartError, match=r"key web-backend: .*nobody"):
+        apply_file(gateway.store, gateway.first.vault, file, VARIABLES)
+    file.write_text("[[providers]]")
+    with pytest.raises(ConfigError):
+        apply_file(gateway.store, gateway.first.vault, file, VARIABLES)
