@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Self
 
 from potluck.conformance.call import Call, SeenRequest
@@ -132,6 +132,21 @@ def refused_port() -> tuple[int, socket.socket]:
     holder = socket.socket()
     holder.bind(("127.0.0.1", 0))
     return holder.getsockname()[1], holder
+
+
+@contextlib.contextmanager
+def deaf_port() -> Iterator[int]:
+    """A port of 127.0.0.1 on which connecting neither succeeds nor fails: its queue is full and nobody accepts."""
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.socket())
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        port = listener.getsockname()[1]
+        for _ in range(4):
+            filler = stack.enter_context(socket.socket())
+            filler.setblocking(False)
+            filler.connect_ex(("127.0.0.1", port))
+        yield port
 
 
 async def _main(host: str, port: int) -> None:
