@@ -4,7 +4,8 @@ from typing import Annotated, NamedTuple
 
 import msgspec
 
-from potluck.model.usage import RefusalCount
+from potluck.ledger.files import UNREADABLE
+from potluck.model.usage import Answered, RefusalCount
 
 REQUEST_COLUMNS = (
     "id, at_ms, organisation_id, project_id, key_id, endpoint, model, route, end_user, tags, stream, target_id, "
@@ -74,6 +75,7 @@ class RecordLine(msgspec.Struct, gc=False):
     finish_reason: str = ""
     error_code: str = ""
     attempts: msgspec.Raw = msgspec.Raw(b"[]")
+    answered: Answered | None = None
     request_bytes: _Int = 0
     response_bytes: _Int = 0
     read_us: _Int = 0
@@ -90,6 +92,27 @@ class IntentLine(msgspec.Struct, tag="i", tag_field="t", gc=False):
     """Of no interest to the database: an intent becomes a row through its settlement."""
 
 
+class _Attempt(msgspec.Struct, omit_defaults=True, gc=False):
+    """`AttemptRecord` of an attempt that answered."""
+
+    n: int
+    target_id: str
+    target: str
+    provider_id: str
+    credential_id: str | None
+    start_us: int
+    connected_us: int
+    first_byte_us: int
+    end_us: int
+    usage: UsagePart | None
+    cost_nanousd: int | None
+    price_version: str
+    error_class: str = "none"
+    status: int = 200
+    error: str = ""
+
+
+_encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(SettlementLine | RefusalCount | IntentLine).decode
 _NO_TOKENS = UsagePart()
 _INTENT = b'{"t":"i"'
@@ -111,10 +134,10 @@ def read_lines(chunk: bytes) -> Lines:
             continue
         try:
             line = _decode(text)
-        except msgspec.MsgspecError:
+        except UNREADABLE:
             try:
                 line = _decode(msgspec.json.encode(_cut(msgspec.json.decode(text))))
-            except msgspec.MsgspecError:
+            except UNREADABLE:
                 corrupt += bool(text.strip())
                 continue
         if isinstance(line, SettlementLine):
@@ -148,7 +171,7 @@ def request_row(record: RecordLine) -> Row:
         record.model,
         record.route,
         record.user,
-        bytes(record.tags).decode(),
+        bytes(record.tags).decode("utf-8", "replace"),
         record.stream,
         record.target_id,
         record.target,
@@ -172,8 +195,33 @@ def request_row(record: RecordLine) -> Row:
         record.first_content_us,
         record.total_us,
         record.overhead_us,
-        bytes(record.attempts).decode(),
+        _attempts(record, usage),
     )
+
+
+def _attempts(record: RecordLine, usage: UsagePart) -> str:
+    """All attempts as JSON text: those that did not answer, then the one that did."""
+    failed = bytes(record.attempts).decode("utf-8", "replace")
+    answered = record.answered
+    if answered is None:
+        return failed
+    last = _encode(
+        _Attempt(
+            answered.n,
+            record.target_id,
+            record.target,
+            record.provider_id,
+            answered.credential_id,
+            answered.start_us,
+            answered.connected_us,
+            answered.first_byte_us,
+            answered.end_us,
+            usage if record.usage is not None else None,
+            record.cost_nanousd if answered.cost_nanousd is None else answered.cost_nanousd,
+            answered.price_version,
+        )
+    ).decode()
+    return f"[{last}]" if failed == "[]" else f"{failed[:-1]},{last}]"
 
 
 class Rollup:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from potluck.model.price import cost_nanousd
 from potluck.model.resources import Capability
 from potluck.model.snapshot import CompiledKey, CompiledTarget
-from potluck.model.usage import AttemptRecord, ErrorClass, Intent, Outcome, TokenUsage, UsageRecord
+from potluck.model.usage import Answered, AttemptRecord, ErrorClass, Intent, Outcome, TokenUsage, UsageRecord
 from potluck.policy.estimate import estimate_usage
 from potluck.policy.retry_after import parse_retry_after
 from potluck.ports import Call, Failure
@@ -70,7 +70,6 @@ class Exchange:
         "_last_out_at",
         "_late",
         "_minor",
-        "_overhead_us",
         "_parts",
         "_paused_at",
         "_plan",
@@ -344,7 +343,6 @@ class Exchange:
         body = facts.body
         self._response_bytes = len(body)
         self._first_content_us = self._first_byte_us
-        self._attempt_ended("none", "", usage)
         self._parts = [body]
         self._settle("ok", 200, usage, finish_reason=facts.finish_reason, then=self._send_plain)
 
@@ -352,8 +350,8 @@ class Exchange:
         connection, target = self.connection, self._target
         assert target is not None
         if connection is not None:
-            cost = self._attempts[-1].cost_nanousd
-            fields = verdict.answer_fields(target, self._attempt_n, cost, self._overhead_us)
+            record = self._record
+            fields = verdict.answer_fields(target, self._attempt_n, record.cost_nanousd, record.overhead_us)
             connection.answer(200, self._parts[0], self.id, fields)
 
     def _error_ended(self) -> None:
@@ -415,7 +413,6 @@ class Exchange:
         last = relay.held + out
         if not self._first_content_us:
             self._first_content_us = clock_ns() // 1000
-        self._attempt_ended("none", "", usage)
         if self._late:
             last += verdict.late_comment(self._target, self._attempt_n)
         if self.capability != "responses":
@@ -559,11 +556,29 @@ class Exchange:
         self._state = SETTLING
         self.deadline = FOREVER
         envelope, key, target = self.envelope, self.key, self._target
-        started_us, first_content_us = self._started_us, self._first_content_us
-        total_us = clock_ns() // 1000 - started_us
-        read_us = self._read_us - started_us
-        self._overhead_us = total_us - read_us - self._upstream_us
+        now_us, started_us, first_content_us = clock_ns() // 1000, self._started_us, self._first_content_us
         attempts = self._attempts
+        answered: Answered | None = None
+        cost: int | None = None
+        if outcome == "ok":
+            assert target is not None
+            price, connected_us = target.price, self._connected_us or self._start_us
+            self._upstream_us += now_us - self._start_us
+            if price is not None and usage is not None:
+                cost = cost_nanousd(usage, price)
+            answered = Answered(
+                self._attempt_n,
+                target.credential_id,
+                self._start_us - started_us,
+                connected_us - started_us,
+                self._first_byte_us - started_us,
+                now_us - started_us,
+                price.version if price is not None else "",
+                cost if attempts else None,
+            )
+        if attempts:
+            cost = verdict.total_cost(attempts, cost)
+        read_us = self._read_us - started_us
         self._record = record = UsageRecord(
             id=self.id,
             at_ms=self.at_ms,
@@ -581,16 +596,17 @@ class Exchange:
             target=target.name if target is not None else "",
             provider_id=target.provider_id if target is not None else "",
             usage=usage,
-            cost_nanousd=attempts[0].cost_nanousd if len(attempts) == 1 else verdict.total_cost(attempts),
+            cost_nanousd=cost,
             finish_reason=finish_reason,
             error_code=error_code,
             attempts=tuple(attempts),
+            answered=answered,
             request_bytes=len(self.body),
             response_bytes=self._response_bytes,
             read_us=read_us,
             first_content_us=first_content_us - started_us if first_content_us else -1,
-            total_us=total_us,
-            overhead_us=self._overhead_us,
+            total_us=now_us - started_us,
+            overhead_us=now_us - self._read_us - self._upstream_us,
         )
         self._then = then
         self.plane.recorder.settle(record, self._settled)

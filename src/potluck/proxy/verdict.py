@@ -71,11 +71,11 @@ def outcome_of(code: str) -> Outcome:
     return _OUTCOMES[code]
 
 
-def total_cost(attempts: list[AttemptRecord]) -> int | None:
-    """The sum over the attempts that have a cost; None when none has."""
-    if len(attempts) == 1:
-        return attempts[0].cost_nanousd
-    costs = [attempt.cost_nanousd for attempt in attempts if attempt.cost_nanousd is not None]
+def total_cost(failed: list[AttemptRecord], answered: int | None) -> int | None:
+    """The cost of all attempts, of those that have one; None when none has."""
+    costs = [attempt.cost_nanousd for attempt in failed if attempt.cost_nanousd is not None]
+    if answered is not None:
+        costs.append(answered)
     return sum(costs) if costs else None
 
 

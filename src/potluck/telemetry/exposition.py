@@ -89,12 +89,12 @@ class _Collector:
         cells = list(meter.cells.items())
         yield from _requests(cells)
         yield from _histograms(cells)
-        yield from _overhead(meter)
+        yield from _overhead(cells)
         yield _counter(
             "potluck_attempts_total",
             "Upstream calls by how they ended (none: well)",
             ("target", "error_class"),
-            meter.attempts.copy(),
+            _attempts(meter, cells),
         )
         refusals = {(code,): count for code, count in list(meter.refusals.items())}
         yield _counter("potluck_refused_total", "Calls answered without being admitted", ("code",), refusals)
@@ -113,6 +113,15 @@ class _Collector:
 
 
 Cells = list[tuple[CellKey, Cell]]
+
+
+def _attempts(meter: DataPlaneMeter, cells: Cells) -> dict[tuple[str, str], float]:
+    attempts: dict[tuple[str, str], float] = dict(meter.attempts)
+    for (_, _, target, outcome, _), cell in cells:
+        if outcome == "ok":
+            attempts[target, "none"] = attempts.get((target, "none"), 0) + cell.requests
+    return attempts
+
 
 _TOKEN_TYPES = (
     ("input", "input_tokens"),
@@ -186,14 +195,18 @@ def _histograms(cells: Cells) -> "Iterator[Metric]":
     yield first
 
 
-def _overhead(meter: DataPlaneMeter) -> "Iterator[Metric]":
+def _overhead(cells: Cells) -> "Iterator[Metric]":
     from prometheus_client.core import HistogramMetricFamily
 
     family = HistogramMetricFamily(
         "potluck_overhead_seconds", "Time spent in the gateway itself, per admitted request", labels=("endpoint",)
     )
-    for endpoint, counts in list(meter.overhead.items()):
-        family.add_metric((endpoint,), _buckets(list(counts), OVERHEAD_BOUNDS_US), meter.overhead_us[endpoint] / 1e6)
+    sums: dict[str, tuple[list[int], int]] = {}
+    for (endpoint, *_), cell in cells:
+        counts, total_us = sums.get(endpoint, ([0] * len(cell.overhead), 0))
+        sums[endpoint] = ([a + b for a, b in zip(counts, cell.overhead, strict=True)], total_us + cell.overhead_us)
+    for endpoint, (counts, total_us) in sums.items():
+        family.add_metric((endpoint,), _buckets(counts, OVERHEAD_BOUNDS_US), total_us / 1e6)
     yield family
 
 

@@ -38,6 +38,8 @@ class Cell:
         "first_content_us",
         "input_tokens",
         "output_tokens",
+        "overhead",
+        "overhead_us",
         "reasoning_tokens",
         "request_bytes",
         "requests",
@@ -56,6 +58,8 @@ class Cell:
         self.duration_us = 0
         self.first_content = [0] * (len(FIRST_CONTENT_BOUNDS_US) + 1)
         self.first_content_us = 0
+        self.overhead = [0] * (len(OVERHEAD_BOUNDS_US) + 1)
+        self.overhead_us = 0
 
 
 class DataPlaneMeter:
@@ -64,12 +68,9 @@ class DataPlaneMeter:
     def __init__(self) -> None:
         self.cells: dict[CellKey, Cell] = {}
         self.attempts: dict[tuple[str, str], int] = {}
-        """(target, error class) → upstream calls"""
+        """(target, error class) → upstream calls that did not answer; each `ok` request is one more that did"""
         self.refusals: dict[str, int] = {}
         """error code → calls answered without being admitted"""
-        self.overhead: dict[str, list[int]] = {}
-        """endpoint → buckets of `OVERHEAD_BOUNDS_US`"""
-        self.overhead_us: dict[str, int] = {}
 
     def request(self, record: UsageRecord) -> None:
         key = (record.endpoint, record.model if record.target_id else "", record.target, record.outcome, record.status)
@@ -79,35 +80,36 @@ class DataPlaneMeter:
         cell.requests += 1
         if record.stream:
             cell.streams += 1
+            first_us = record.first_content_us
+            if first_us >= 0:
+                cell.first_content_us += first_us
+                cell.first_content[bisect_left(FIRST_CONTENT_BOUNDS_US, first_us)] += 1
         usage = record.usage
         if usage is not None:
             cell.input_tokens += usage.input_tokens
             cell.output_tokens += usage.output_tokens
-            if usage.cached_input_tokens:
+            if usage.cached_input_tokens or usage.reasoning_tokens or usage.cache_write_tokens:
                 cell.cached_tokens += usage.cached_input_tokens
-            if usage.cache_write_tokens:
                 cell.cache_write_tokens += usage.cache_write_tokens
-            if usage.reasoning_tokens:
                 cell.reasoning_tokens += usage.reasoning_tokens
             if usage.audio_input_tokens or usage.audio_output_tokens:
                 cell.audio_tokens += usage.audio_input_tokens + usage.audio_output_tokens
-        if record.cost_nanousd is not None:
-            cell.cost_nanousd += record.cost_nanousd
-        elif record.target_id:
+        cost = record.cost_nanousd
+        if cost:
+            cell.cost_nanousd += cost
+        elif cost is None and record.target_id:
             cell.unpriced += 1
         cell.request_bytes += record.request_bytes
         cell.response_bytes += record.response_bytes
-        total_us = record.total_us
+        total_us, overhead_us = record.total_us, record.overhead_us
         cell.duration_us += total_us
         cell.duration[bisect_left(DURATION_BOUNDS_US, total_us)] += 1
-        first_us = record.first_content_us
-        if first_us >= 0:
-            cell.first_content_us += first_us
-            cell.first_content[bisect_left(FIRST_CONTENT_BOUNDS_US, first_us)] += 1
-        overhead_us = record.overhead_us
-        overhead = self.overhead.get(record.endpoint) or self._new_overhead(record.endpoint)
-        overhead[bisect_left(OVERHEAD_BOUNDS_US, overhead_us)] += 1
-        self.overhead_us[record.endpoint] += overhead_us
+        cell.overhead_us += overhead_us
+        cell.overhead[bisect_left(OVERHEAD_BOUNDS_US, overhead_us)] += 1
+        if record.attempts:
+            self._count_failed(record)
+
+    def _count_failed(self, record: UsageRecord) -> None:
         attempts = self.attempts
         for attempt in record.attempts:
             pair = (attempt.target, attempt.error_class)
@@ -119,11 +121,6 @@ class DataPlaneMeter:
     def refused(self, code: str) -> None:
         """A call was answered with `code` before it was admitted."""
         self.refusals[code] = self.refusals.get(code, 0) + 1
-
-    def _new_overhead(self, endpoint: str) -> list[int]:
-        self.overhead[endpoint] = buckets = [0] * (len(OVERHEAD_BOUNDS_US) + 1)
-        self.overhead_us[endpoint] = 0
-        return buckets
 
     def _new_cell(self, key: CellKey) -> Cell:
         if len(self.cells) >= MAX_CELLS:

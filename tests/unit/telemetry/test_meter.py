@@ -5,7 +5,7 @@ import time
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from potluck.model.usage import AttemptRecord, TokenUsage, UsageRecord
+from potluck.model.usage import Answered, AttemptRecord, TokenUsage, UsageRecord
 from potluck.telemetry import meter as meter_module
 from potluck.telemetry.exposition import Exposition
 from potluck.telemetry.meter import DURATION_BOUNDS_US, DataPlaneMeter
@@ -26,7 +26,7 @@ def record(**changes: object) -> UsageRecord:
         "target": "openai/gpt-4o-mini",
         "usage": TokenUsage(input_tokens=100, output_tokens=20, cached_input_tokens=40, reasoning_tokens=5),
         "cost_nanousd": 1500,
-        "attempts": (AttemptRecord(1, "tgt_1", "openai/gpt-4o-mini", "prv_1"),),
+        "answered": Answered(1, "crd_1", 100, 200, 300, 400),
         "first_content_us": 20_000,
         "total_us": 80_000,
         "overhead_us": 90,
@@ -47,11 +47,12 @@ def samples(exposition: Exposition) -> dict[str, float]:
 
 
 def test_a_request_appears_in_every_family() -> None:
-    """Requests, tokens by part, cost, sizes, attempts and three histograms add up over requests."""
+    """Requests, tokens by part, cost, sizes, attempts and histograms (first content: of streams) add up over requests."""
     meter = DataPlaneMeter()
     meter.request(record())
     meter.request(record(stream=True))
-    meter.request(record(outcome="upstream_error", status=502, usage=None, cost_nanousd=None, first_content_us=-1))
+    failed = AttemptRecord(1, "tgt_1", "openai/gpt-4o-mini", "prv_1", error_class="target_down")
+    meter.request(record(outcome="upstream_error", status=502, usage=None, cost_nanousd=None, attempts=(failed,)))
     meter.refused("invalid_api_key")
     meter.refused("invalid_api_key")
     found = samples(Exposition(meter, "9.9"))
@@ -65,9 +66,10 @@ def test_a_request_appears_in_every_family() -> None:
     assert found[f"potluck_cost_nanousd_total{{model=small,{target}}}"] == 3000
     assert found[f"potluck_unpriced_requests_total{{model=small,{target}}}"] == 1
     assert found["potluck_body_bytes_total{direction=response}"] == 2100
-    assert found[f"potluck_attempts_total{{error_class=none,{target}}}"] == 3
+    assert found[f"potluck_attempts_total{{error_class=none,{target}}}"] == 2
+    assert found[f"potluck_attempts_total{{error_class=target_down,{target}}}"] == 1
     assert found["potluck_refused_total{code=invalid_api_key}"] == 2
-    assert found[f"potluck_time_to_first_content_seconds_count{{endpoint=chat,model=small,{target}}}"] == 2
+    assert found[f"potluck_time_to_first_content_seconds_count{{endpoint=chat,model=small,{target}}}"] == 1
     assert found["potluck_overhead_seconds_bucket{endpoint=chat,le=5e-05}"] == 0
     assert found["potluck_overhead_seconds_bucket{endpoint=chat,le=0.0001}"] == 3
     assert found["potluck_build_info{version=9.9}"] == 1
