@@ -12,10 +12,15 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
+
 from potluck.model.ids import base36
 
 LIVE = ".jsonl"
 CLOSED = ".done.jsonl"
+
+UNREADABLE = (msgspec.MsgspecError, UnicodeError, RecursionError)
+"""what decoding a damaged line can raise"""
 
 
 class SpoolFile(NamedTuple):

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import msgspec
 
-from potluck.ledger.files import SpoolFile, close_file, list_files, sync_directory, try_lock
+from potluck.ledger.files import UNREADABLE, SpoolFile, close_file, list_files, sync_directory, try_lock
 from potluck.model.usage import AttemptRecord, Intent, Settlement, TokenUsage, UsageRecord
 
 log = logging.getLogger(__name__)
@@ -109,7 +109,7 @@ def _read(locked: list[tuple[SpoolFile, int]], summary: ReplaySummary) -> tuple[
             summary.lines += 1
             try:
                 found = _decode_line(line)
-            except msgspec.MsgspecError:
+            except UNREADABLE:
                 summary.corrupt += bool(line.strip())
                 continue
             if isinstance(found, Intent):
