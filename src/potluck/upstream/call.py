@@ -49,7 +49,7 @@ class PooledCall:
         """it runs on a kept-alive connection"""
         self.retried = False
         self.phase_at = 0.0
-        """loop time at which the running phase is late"""
+        """when the running phase is late, on the sweep's clock"""
         self.total_at = 0.0
 
     def pause(self) -> None:
@@ -66,8 +66,7 @@ class PooledCall:
             self.withdraw()
 
     def announce(self) -> None:
-        """Tell the sink of the kept-alive connection: one loop turn after `open`, or before the answer if that is
-        sooner."""
+        """Tell the sink of the kept-alive connection: a loop turn after `open`, or right before an earlier answer."""
         if self.reused and not self.announced and not self.done:
             self.announced = True
             self.sink.connected(reused=True)

@@ -80,7 +80,7 @@ class Pool:
         return room.open(endpoint, head, body, sink)
 
     def sweep(self, now: float) -> None:
-        """Fire the deadlines that have passed and close what has been idle too long. `now`: loop time, seconds."""
+        """Fire deadlines that have passed, close what was idle too long. `now`: seconds of any monotonic clock."""
         for key, room in tuple(self._rooms.items()):
             room.sweep(now)
             if not room.empty:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from potluck.upstream.pool import Counters
 
 QUEUE_FACTOR = 4
+STOPPING = "the gateway is stopping"
 MAX_IDLE = 256
 """idle connections kept per endpoint"""
 MAX_IDLE_S = 55.0
@@ -137,7 +138,7 @@ class Room:
         call.connecting = None
         if task.cancelled():
             self._serve_queue()
-            call.fail("target_down", "connect", "the gateway is stopping")
+            call.fail("target_down", "connect", STOPPING)
             return
         error = task.exception()
         if error is not None:
@@ -212,9 +213,11 @@ class Room:
     def close(self) -> None:
         """Fail every call and close every connection."""
         self.retire()
-        for call in [*self.waiting, *self.connecting, *(c.call for c in tuple(self.conns) if c.call is not None)]:
-            call.fail("target_down", "connect" if call.conn is None else "stream", "the gateway is stopping")
+        for call in (*self.waiting, *self.connecting):
+            call.fail("target_down", "connect", STOPPING)
         for conn in tuple(self.conns):
+            if conn.call is not None:
+                conn.call.fail("target_down", "stream" if conn.streaming else "first_byte", STOPPING)
             conn.close()
 
     @property
