@@ -46,12 +46,12 @@ def spawn(
     stdout: int | IO[bytes] | None = None,
     stdin: int | None = subprocess.DEVNULL,
 ) -> subprocess.Popen[bytes]:
-    """Start `command` on one core (None: anywhere). It is killed by the kernel if the bench dies."""
+    """Start `command` on one core (None: anywhere). The kernel ends it (SIGTERM) if the bench dies."""
     cores = {core} if core is not None else set(range(os.cpu_count() or 1))
 
     def prepare() -> None:
         os.sched_setaffinity(0, cores)
-        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
     with open(log or os.devnull, "ab") as sink:
         return subprocess.Popen(
