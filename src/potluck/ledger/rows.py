@@ -38,7 +38,7 @@ Row = tuple[object, ...]
 Sums = list[int]
 
 
-class UsagePart(msgspec.Struct, gc=False):
+class UsagePart(msgspec.Struct, omit_defaults=True, gc=False):
     """`TokenUsage`, with bounds."""
 
     input_tokens: _Int = 0
@@ -92,8 +92,8 @@ class IntentLine(msgspec.Struct, tag="i", tag_field="t", gc=False):
     """Of no interest to the database: an intent becomes a row through its settlement."""
 
 
-class _Attempt(msgspec.Struct, omit_defaults=True, gc=False):
-    """`AttemptRecord` of an attempt that answered."""
+class _Attempt(msgspec.Struct, gc=False):
+    """`AttemptRecord` of an attempt that answered: its defaults left out, status said."""
 
     n: int
     target_id: str
@@ -107,9 +107,7 @@ class _Attempt(msgspec.Struct, omit_defaults=True, gc=False):
     usage: UsagePart | None
     cost_nanousd: int | None
     price_version: str
-    error_class: str = "none"
-    status: int = 200
-    error: str = ""
+    status: int
 
 
 _encode = msgspec.json.Encoder().encode
@@ -219,6 +217,7 @@ def _attempts(record: RecordLine, usage: UsagePart) -> str:
             usage if record.usage is not None else None,
             record.cost_nanousd if answered.cost_nanousd is None else answered.cost_nanousd,
             answered.price_version,
+            200,
         )
     ).decode()
     return f"[{last}]" if failed == "[]" else f"{failed[:-1]},{last}]"

@@ -7,12 +7,12 @@ from typing import Any
 
 import msgspec
 import pytest
-from spool_lines import AT_MS, intent, line, make_home, record
+from spool_lines import AT_MS, attempt, intent, line, make_home, record
 
 from potluck.ledger import importer as importer_module
 from potluck.ledger.importer import Importer
 from potluck.ledger.rows import MAX_NUMBER
-from potluck.model.usage import RefusalCount, Settlement, TokenUsage
+from potluck.model.usage import Answered, AttemptRecord, RefusalCount, Settlement, TokenUsage
 
 
 @pytest.fixture
@@ -75,6 +75,34 @@ def test_a_record_becomes_a_row_and_sums(home: Path) -> None:
     assert (sums["hour"], sums["model"], sums["requests"], sums["errors"]) == (AT_MS // 3_600_000, "small", 1, 0)
     assert (sums["input_tokens"], sums["cached_input_tokens"], sums["cost_nanousd"]) == (20, 4, 700)
     assert totals(home) == (1, 1, 1)
+
+
+def test_the_attempt_that_answered_is_written_out(home: Path) -> None:
+    """What the record says once stands in the row's attempts in full, after those that failed."""
+    answered = Answered(2, "crd_1", 5, 10, 100, 900, price_version="catalog:1")
+    failed = attempt(1, error_class="target_down", status=503)
+    (home / "spool/0a-000001.jsonl").write_bytes(
+        line(record("1", attempts=(failed,), answered=answered)) + line(record("2", attempts=(), answered=answered))
+    )
+    importer(home).poll()
+    last = attempt(
+        2,
+        target_id="tgt_1",
+        target="provider-1/small",
+        provider_id="prv_1",
+        credential_id="crd_1",
+        status=200,
+        start_us=5,
+        connected_us=10,
+        first_byte_us=100,
+        end_us=900,
+        usage=TokenUsage(input_tokens=20, output_tokens=5, cached_input_tokens=4),
+        cost_nanousd=700,
+        price_version="catalog:1",
+    )
+    rows = ask(home, "SELECT attempts FROM requests ORDER BY id")
+    assert [msgspec.json.decode(row[0], type=list[AttemptRecord]) for row in rows] == [[failed, last], [last]]
+    assert b'"status":200' in rows[1][0].encode()
 
 
 def test_outcomes_are_summed_by_kind(home: Path) -> None:
