@@ -10,7 +10,7 @@ from potluck.model.resources import Capability, Model, Target
 from potluck.model.snapshot import CompiledKey, CompiledModel, CompiledTarget
 from potluck.snapshot.prices import choose_price
 from potluck.snapshot.providers import ProviderPart, offer_of
-from potluck.snapshot.rows import KeyRow
+from potluck.snapshot.rows import KeyRow, RawRow, key_of
 
 UNITS_PER_STEP = 16
 """how many small things are compiled between two yields: well under a millisecond"""
@@ -31,11 +31,12 @@ def compile_key(row: KeyRow, now_ms: int) -> dict[bytes, CompiledKey]:
 
 
 def compile_keys(
-    rows: Iterable[KeyRow], keys: dict[bytes, CompiledKey], hashes: dict[str, tuple[bytes, ...]]
+    rows: Iterable[RawRow], keys: dict[bytes, CompiledKey], hashes: dict[str, tuple[bytes, ...]]
 ) -> Generator[None]:
     """Add the rows to `keys`, and to `hashes` under which hashes each stands there."""
     now_ms = int(time.time() * 1000)
-    for count, row in enumerate(rows):
+    for count, raw in enumerate(rows):
+        row = key_of(raw)
         found = compile_key(row, now_ms)
         if found:
             keys.update(found)
@@ -105,7 +106,9 @@ def compile_declared(
     return declared
 
 
-def merge_names(declared: Models, pins: Mapping[str, Models], parts: Mapping[str, ProviderPart]) -> Models:
+def merge_names(
+    declared: Models, pins: Mapping[str, Models], parts: Mapping[str, ProviderPart]
+) -> Generator[None, None, Models]:
     """Public names in listing order: the declared ones, then every upstream name that is offered and not taken.
 
     A name that several providers offer has a target at each. A name that reads as a pin stays a pin.
@@ -119,8 +122,11 @@ def merge_names(declared: Models, pins: Mapping[str, Models], parts: Mapping[str
             name = pin[start:]
             if name not in declared and name not in taken:
                 offered.setdefault(name, []).append(model)
-    for name, places in offered.items():
+        yield
+    for count, (name, places) in enumerate(offered.items()):
         models[name] = merge_places(name, places)
+        if count % UNITS_PER_STEP == 0:
+            yield
     return models
 
 

@@ -1,11 +1,11 @@
 """One provider, compiled: where it is, a request head per credential and endpoint, and the models that it offers."""
 
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
 from hashlib import blake2b
 
 import msgspec
 
-from potluck.catalog.table import catalog
+from potluck.catalog import CatalogModel, catalog
 from potluck.identity.vault import Vault
 from potluck.model.ids import base36
 from potluck.model.price import Price
@@ -22,6 +22,7 @@ PLAIN: tuple[Capability, ...] = ("chat", "completions", "embeddings")
 """what a model does when nobody says"""
 LOCAL_MODEL = "smollm2-135m"
 LOCAL_CONTEXT_TOKENS = 8192
+OFFERS_PER_STEP = 64
 LOCAL_PLACEHOLDER_PORT = 1
 """stands in the heads until the supervisor says where the built-in model listens"""
 
@@ -63,7 +64,11 @@ class ProviderPart(msgspec.Struct, frozen=True, eq=False):
         """The targets of one place: one per credential, with the same id and name."""
         if price is None and not unroutable:
             unroutable = missing_price(self.provider.name, upstream_model)
-        wanted = served(tuple(capabilities), self.quirks)
+        does = tuple(capabilities)
+        wanted = served(does, self.quirks)
+        if "chat" not in does:
+            # a provider that speaks responses does so for its chat models only
+            wanted = tuple(each for each in wanted if each in does)
         model_json = msgspec.json.encode(upstream_model)
         return [
             CompiledTarget(
@@ -88,7 +93,7 @@ class ProviderPart(msgspec.Struct, frozen=True, eq=False):
 
 def compile_provider(
     routes: RouteRows, provider: Provider, vault: Vault, local: tuple[int, Secret] | None
-) -> ProviderPart:
+) -> Generator[None, None, ProviderPart]:
     """Unseal its credentials, make its heads, list its offers. Raises VaultError when a credential does not open."""
     url = parse_base_url(provider.base_url)
     keys: list[tuple[str | None, Secret | None]] = [
@@ -98,12 +103,17 @@ def compile_provider(
         port, secret = local or (LOCAL_PLACEHOLDER_PORT, None)
         url = parse_base_url(f"http://127.0.0.1:{port}/v1")
         keys = [(None, secret)]
+    offers: dict[str, Offer] = {}
+    for count, (name, offer) in enumerate(_offers(routes, provider)):
+        offers[name] = offer
+        if count % OFFERS_PER_STEP == 0:
+            yield
     return ProviderPart(
         provider,
         Endpoint(provider.id, url.host, url.port, url.tls, provider.timeouts, provider.max_connections),
         quirks_of(url),
         tuple((credential_id, build_heads(url, secret, PATHS)) for credential_id, secret in keys or [(None, None)]),
-        dict(_offers(routes, provider)),
+        offers,
     )
 
 
@@ -118,13 +128,20 @@ def _offers(routes: RouteRows, provider: Provider) -> Iterable[tuple[str, Offer]
         yield LOCAL_MODEL, Offer(target_id_of(provider.id, LOCAL_MODEL), PLAIN, None, LOCAL_CONTEXT_TOKENS)
         return
     listed = {} if provider.own else catalog().models_of(provider.base_url)
-    for name in dict.fromkeys((*listed, *routes.own_lists.get(provider.id, ()))):
-        yield name, offer_of(provider, name)
+    for name, entry in listed.items():
+        yield name, _offer(provider, name, entry)
+    for name in routes.own_lists.get(provider.id, ()):
+        if name not in listed:
+            yield name, offer_of(provider, name)
 
 
 def offer_of(provider: Provider, upstream_model: str) -> Offer:
     """What the catalogue knows of a model there (its price, what it does), else nothing but its name."""
     entry = None if provider.own or provider.builtin else catalog().find(provider.base_url, upstream_model)
+    return _offer(provider, upstream_model, entry)
+
+
+def _offer(provider: Provider, upstream_model: str, entry: CatalogModel | None) -> Offer:
     target_id = target_id_of(provider.id, upstream_model)
     if entry is None:
         return Offer(target_id, PLAIN, None, None)

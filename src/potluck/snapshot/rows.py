@@ -1,6 +1,7 @@
 """What the snapshot is made of, read through the driver in one read transaction. Runs in a reader thread."""
 
 import sqlite3
+import time
 from collections.abc import Iterable
 from typing import Any
 
@@ -11,7 +12,9 @@ from potluck.model.resources import Capability, Credential, DataClass, Model, Pr
 
 KEYS_PER_QUERY = 500
 PAUSE_ROWS = 256
-"""rows are fetched in such groups: each fetch lets go of the interpreter, so that the loop is never held for long"""
+"""rows are fetched in such groups, with the interpreter let go between two, so that the loop is never held for long"""
+
+RawRow = tuple[Any, ...]
 
 _STRINGS = msgspec.json.Decoder(tuple[str, ...])
 _CAPABILITIES = msgspec.json.Decoder(tuple[Capability, ...])
@@ -56,7 +59,8 @@ class Rows(msgspec.Struct, frozen=True):
     """One consistent reading of the store."""
 
     version: int
-    keys: list[KeyRow]
+    keys: list[RawRow]
+    """for `key_of`, on the loop: there may be very many"""
     routes: RouteRows | None
 
 
@@ -71,19 +75,21 @@ def read(connection: sqlite3.Connection, *, keys: Iterable[str] | None, routes: 
     return Rows(read_version(connection), read_keys(connection, keys), read_routes(connection) if routes else None)
 
 
-def read_keys(connection: sqlite3.Connection, ids: Iterable[str] | None) -> list[KeyRow]:
+def read_keys(connection: sqlite3.Connection, ids: Iterable[str] | None) -> list[RawRow]:
+    """Live keys with their projects, not decoded yet. `ids` None: all."""
     query = (
         "SELECT k.id, k.name, k.organisation_id, k.project_id, p.name, p.data_class, k.hash, k.previous_hash,"
         " k.previous_until_ms, k.models, k.tags, k.expires_at_ms, k.created_at_ms"
         " FROM api_keys k JOIN projects p ON p.id = k.project_id WHERE k.revoked_at_ms IS NULL"
     )
     if ids is None:
-        return [_key(row) for row in _fetch(connection.execute(query))]
-    wanted, found = sorted(ids), []
+        return list(_fetch(connection.execute(query)))
+    wanted = sorted(ids)
+    found: list[RawRow] = []
     for start in range(0, len(wanted), KEYS_PER_QUERY):
         part = wanted[start : start + KEYS_PER_QUERY]
         marks = ",".join("?" * len(part))
-        found += [_key(row) for row in connection.execute(f"{query} AND k.id IN ({marks})", part)]
+        found += _fetch(connection.execute(f"{query} AND k.id IN ({marks})", part))
     return found
 
 
@@ -147,12 +153,14 @@ def read_routes(connection: sqlite3.Connection) -> RouteRows:
     return RouteRows(providers, credentials, own_lists, models, targets, prices)
 
 
-def _key(row: tuple[Any, ...]) -> KeyRow:
+def key_of(row: RawRow) -> KeyRow:
+    """A row of `read_keys`, decoded."""
     fields = list(row)
     fields[9], fields[10] = _STRINGS.decode(row[9]), _STRINGS.decode(row[10])
     return KeyRow(*fields)
 
 
-def _fetch(cursor: sqlite3.Cursor) -> Iterable[tuple[Any, ...]]:
+def _fetch(cursor: sqlite3.Cursor) -> Iterable[RawRow]:
     while rows := cursor.fetchmany(PAUSE_ROWS):
         yield from rows
+        time.sleep(0)

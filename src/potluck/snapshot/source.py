@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import sqlalchemy as sa
 
 SLICE_S = 0.002
+DROPPED_PER_STEP = 256
 POLL_S = 1.0
 TOUCH_FLUSH_S = 30.0
 
@@ -177,7 +178,18 @@ class SnapshotStore:
             # somebody else wrote as well: what they touched is not known here
             change = EVERYTHING
             rows = await self._store.read_rows(lambda connection: read(connection, keys=None, routes=True))
-        self._swap(await _run_sliced(self._guarded(rows, change)), whole=change.everything)
+        old = self._compiled
+        collecting = gc.isenabled()
+        if change.everything:
+            # a collection half-way would walk all that is being made, and find nothing
+            gc.disable()
+        try:
+            self._swap(await _run_sliced(self._guarded(rows, change)), whole=change.everything)
+        finally:
+            if collecting:
+                gc.enable()
+        if change.everything:
+            await _run_sliced(_let_go(old))
 
     def _guarded(self, rows: Rows, change: Change) -> Generator[None, None, _Compiled]:
         try:
@@ -209,9 +221,10 @@ class SnapshotStore:
             if provider.builtin and not self._local_model:
                 continue
             fresh = change.everything or provider_id in change.providers or provider_id not in old.parts
-            parts[provider_id] = (
-                compile_provider(routes, provider, self._vault, self._local) if fresh else old.parts[provider_id]
-            )
+            if fresh:
+                parts[provider_id] = yield from compile_provider(routes, provider, self._vault, self._local)
+            else:
+                parts[provider_id] = old.parts[provider_id]
             yield
             if fresh or change.prices:
                 pins[provider_id] = yield from compile_pins(parts[provider_id], prices)
@@ -219,7 +232,7 @@ class SnapshotStore:
                 pins[provider_id] = old.pins[provider_id]
         declared = yield from compile_declared(routes.models, routes.targets, parts, prices)
         yield
-        models = merge_names(declared, pins, parts)
+        models = yield from merge_names(declared, pins, parts)
         yield
         flat: Models = {name: model for each in pins.values() for name, model in each.items()}
         return _Compiled(rows.version, keys, hashes, parts, pins, models, flat)
@@ -231,6 +244,16 @@ class SnapshotStore:
         if whole:
             # the collector would walk all of it again and again, and find nothing
             gc.freeze()
+
+
+def _let_go(old: _Compiled) -> Generator[None]:
+    """Drop the last snapshot's many objects a few at a time: at once they hold the loop for 10 ms and more."""
+    doomed: list[object] = [*old.keys.values(), *old.hashes.values(), *old.flat_pins.values(), *old.models.values()]
+    for empty in ("keys", "hashes", "parts", "pins", "models", "flat_pins"):
+        setattr(old, empty, {})
+    while doomed:
+        del doomed[-DROPPED_PER_STEP:]
+        yield
 
 
 def _run(work: Generator[None, None, T]) -> T:

@@ -147,6 +147,14 @@ def test_prices_make_targets_routable_or_not(rows: Rows) -> None:
     assert source.current.pins["own/qwen"].targets[0].provider_id == own
 
 
+def test_heads_are_for_what_a_model_does(rows: Rows) -> None:
+    """A chat model of a provider that speaks responses has both heads, an embedding model its own only."""
+    rows.provider("openai")
+    pins = rows.source().current.pins
+    assert {"chat", "responses"} <= set(pins["openai/gpt-4o-mini"].targets[0].heads)
+    assert set(pins["openai/text-embedding-3-small"].targets[0].heads) == {"embeddings"}
+
+
 def test_private_weights_stay_on_own_infrastructure(rows: Rows) -> None:
     """A model with placement `own` bars its targets elsewhere, whatever their price."""
     openai, own = rows.provider("openai"), rows.provider("own", "http://127.0.0.1:8000/v1", own=True)
