@@ -106,7 +106,11 @@ class Caller:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if self._receive_buffer_bytes:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self._receive_buffer_bytes)
-        await asyncio.get_running_loop().sock_connect(connection, (self.host, self.port))
+        try:
+            await asyncio.get_running_loop().sock_connect(connection, (self.host, self.port))
+        except BaseException:
+            connection.close()
+            raise
         self._reader, self._writer = await asyncio.open_connection(
             sock=connection, limit=self._receive_buffer_bytes or 1 << 20
         )

@@ -247,6 +247,10 @@ class GuardedHttp(HttpToolsProtocol):
         else:
             self.transport.close()
 
+    def is_busy(self) -> bool:
+        """A message is being answered, or its answer is not taken yet."""
+        return self._phase in (BUSY, FULL) or self.transport.get_write_buffer_size() > 0
+
     def on_drain(self) -> None:
         if self._phase == HEAD and not self._held:
             self.transport.close()

@@ -344,6 +344,11 @@ class Connection(asyncio.Protocol):
             self._paused_reading = False
             self.transport.resume_reading()
 
+    def unsent_bytes(self) -> int:
+        """How much of what was answered the caller has not taken yet."""
+        size: int = self.transport.get_write_buffer_size()
+        return size
+
     def abort(self) -> None:
         """Cut the connection: what was sent can't be ended honestly."""
         if self.transport is not None:

@@ -15,6 +15,12 @@ if TYPE_CHECKING:
     from potluck.proxy.guarded import GuardedHttp
     from potluck.proxy.listener import Connection
 
+DRAIN_STEP_S = 0.01
+LAST_WORDS_S = 1.0
+"""for errors told at the drain's deadline to reach their callers"""
+GUARDED_S = 2.0
+"""for answers of the control plane: some of its streams never end"""
+
 RequestLookup = Callable[[str, str, Callable[[bytes | None], None]], None]
 """`lookup(request_id, key_id, answer)`: the stored record of one of the key's own requests as JSON, or None"""
 
@@ -56,7 +62,7 @@ class Plane:
         self._date_at = 0
         self._guard: Callable[[Connection], asyncio.Protocol] | None = None
         self._awaiting_guard: list[Connection] = []
-        self._idle: asyncio.Event = asyncio.Event()
+        self._drain_until = 0.0
         self.sweep(time.monotonic())
 
     # the control plane's protocol; it is imported after the data plane listens
@@ -107,23 +113,37 @@ class Plane:
 
     def exchange_ended(self, exchange: "Exchange") -> None:
         self.exchanges.discard(exchange)
-        if self.draining and not self.exchanges:
-            self._idle.set()
 
     async def drain(self, timeout_s: float) -> int:
-        """Refuse new requests, close idle connections, wait for running exchanges. Returns how many were left."""
+        """Refuse new requests, close idle connections, wait until running exchanges are over and their answers taken.
+
+        Returns how many exchanges were left at the deadline; these end with an error in their own form.
+        """
         self.draining = True
+        started_at = time.monotonic()
+        self._drain_until = started_at + timeout_s
         for connection in list(self.connections):
             connection.on_drain()
         for guarded in list(self.guarded):
             guarded.on_drain()
-        if self.exchanges:
-            try:
-                async with asyncio.timeout(timeout_s):
-                    await self._idle.wait()
-            except TimeoutError:
-                pass
+        await self._while_busy(started_at)
         left = list(self.exchanges)
         for exchange in left:
             exchange.shut_down()
+        self._drain_until = time.monotonic() + LAST_WORDS_S
+        await self._while_busy(started_at)
         return len(left)
+
+    def cut_drain_short(self) -> None:
+        """Somebody is in a hurry: running exchanges end now."""
+        self._drain_until = 0.0
+
+    async def _while_busy(self, started_at: float) -> None:
+        while self._is_busy(started_at) and time.monotonic() < self._drain_until:
+            await asyncio.sleep(DRAIN_STEP_S)  # noqa: ASYNC110 — once per process; no event tells of a taken answer
+
+    def _is_busy(self, started_at: float) -> bool:
+        """An exchange runs, a caller has not taken all of an answer, or the control plane is at one (for a moment)."""
+        if self.exchanges or any(connection.unsent_bytes() for connection in self.connections):
+            return True
+        return time.monotonic() < started_at + GUARDED_S and any(guarded.is_busy() for guarded in self.guarded)

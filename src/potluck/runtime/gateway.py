@@ -271,8 +271,7 @@ class Gateway:
 
     def _signalled(self) -> None:
         if self._stop.is_set():
-            for exchange in list(self.plane.exchanges):
-                exchange.shut_down()
+            self.plane.cut_drain_short()
             return
         log.info("stopping: running requests may finish within %g s", self.settings.drain_s)
         self._stop.set()
