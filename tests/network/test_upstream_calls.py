@@ -50,19 +50,18 @@ async def test_the_youngest_idle_connection_is_used_first() -> None:
 
 
 @both_loops
-async def test_headers_keep_order_and_repetition() -> None:
-    """Names come in lower case, values untouched, repeated fields one by one."""
+async def test_headers_keep_every_repetition() -> None:
+    """Names come in lower case, values untouched, repeated fields joined in their order."""
     async with rig() as it:
         fields = b"X-B: 1\r\nSet-Cookie: A=1\r\nx-a: Two Words \r\nSet-Cookie: B=2\r\nContent-Length: 0\r\n\r\n"
         sink, _ = await it.answer(b"HTTP/1.1 418 Teapot\r\n" + fields)
         assert sink.status == 418
-        assert sink.headers == [
-            (b"x-b", b"1"),
-            (b"set-cookie", b"A=1"),
-            (b"x-a", b"Two Words"),
-            (b"set-cookie", b"B=2"),
-            (b"content-length", b"0"),
-        ]
+        assert sink.headers == {
+            b"x-b": b"1",
+            b"set-cookie": b"A=1, B=2",
+            b"x-a": b"Two Words",
+            b"content-length": b"0",
+        }
         assert sink.ended == "end"
 
 
@@ -183,7 +182,7 @@ async def test_interim_answers_are_skipped() -> None:
         interim = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n"
         sink, _ = await it.answer(interim + HELLO)
         assert sink.events == [("connected", False), ("head", 200), ("data", b"hello"), ("end",)]
-        assert (b"link", b"</a>") not in sink.headers
+        assert b"link" not in sink.headers
         assert it.open_connections() == 1
 
 
@@ -193,7 +192,7 @@ async def test_trailers_are_dropped() -> None:
     async with rig() as it:
         sink, _ = await it.answer(CHUNKED + b"2\r\nhi\r\n0\r\nx-checksum: 1\r\n\r\n")
         assert (sink.body, sink.ended) == (b"hi", "end")
-        assert all(name != b"x-checksum" for name, _ in sink.headers)
+        assert b"x-checksum" not in sink.headers
         assert it.open_connections() == 1
 
 

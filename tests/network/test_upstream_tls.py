@@ -198,3 +198,34 @@ async def test_a_dead_kept_alive_connection_over_tls(authority: trustme.CA, trus
 def _no_roots_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     """The machine's own SSL_CERT_FILE is no part of these tests."""
     monkeypatch.delenv("SSL_CERT_FILE", raising=False)
+
+
+@both_loops
+async def test_pause_over_tls(authority: trustme.CA, trusting: ssl.SSLContext) -> None:
+    """Back-pressure reaches through TLS: a paused call holds the upstream back, and all bytes come after resume."""
+    async with rig(tls_context=trusting) as it:
+        size = 32 * 1024 * 1024
+        sent = 0
+
+        async def script(peer: Peer) -> None:
+            nonlocal sent
+            await peer.request()
+            await peer.send(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % size)
+            while sent < size:
+                await peer.send(b"z" * 65536)
+                sent += 65536
+            await peer.closed_by_us()
+
+        server = await it.server(script, serving(authority, "localhost"))
+        sink, call = it.call(target_at(server.port, host="localhost", tls=True))
+        sink.on_data = lambda _: call.pause()
+        await until(lambda: sink.chunks)
+        before = -1
+        while before != sent:
+            before = sent
+            await asyncio.sleep(0.05)
+        assert sent < size / 2
+        sink.on_data = lambda _: None
+        call.resume()
+        await sink.over(30)
+        assert len(sink.body) == size

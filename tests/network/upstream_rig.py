@@ -88,7 +88,7 @@ class RecordingSink:
         self.events: list[tuple[Any, ...]] = []
         self.chunks: list[bytes] = []
         self.status = 0
-        self.headers: list[tuple[bytes, bytes]] = []
+        self.headers: dict[bytes, bytes] = {}
         self.failure: Failure | None = None
         self.ended = ""
         self.opened = False
@@ -106,7 +106,7 @@ class RecordingSink:
         assert not self.status, "connected after head"
         self._heard("connected", reused)
 
-    def head(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
+    def head(self, status: int, headers: dict[bytes, bytes]) -> None:
         assert self.events, "head before connected"
         assert not self.status, "two heads"
         self._heard("head", status)

@@ -46,7 +46,7 @@ class Story:
 
     def __init__(self) -> None:
         self.status = 0
-        self.headers: list[tuple[bytes, bytes]] = []
+        self.headers: dict[bytes, bytes] = {}
         self.body = b""
         self.end_of_it = ""
         self.datas_per_read = 0
@@ -54,7 +54,7 @@ class Story:
     def connected(self, *, reused: bool) -> None:
         pass
 
-    def head(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
+    def head(self, status: int, headers: dict[bytes, bytes]) -> None:
         assert not self.status
         self.status, self.headers = status, headers
 
