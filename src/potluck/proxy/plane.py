@@ -48,7 +48,8 @@ class Plane:
         self.limits = limits or PlaneLimits()
         self.lookup = lookup
         self.allowed_hosts = allowed_hosts
-        """names under which the control plane answers (DNS rebinding); None: any"""
+        """names under which the control plane answers, in lower case; None: any. Rebinding needs a foreign name, so an
+        address is always allowed, and no Host (HTTP/1.0) too"""
         self.ids = RequestIds()
         self.exchanges: set[Exchange] = set()
         self.connections: set[Connection] = set()
@@ -92,7 +93,7 @@ class Plane:
             return True
         name = host.lower()
         name = name.partition(b"]")[0] + b"]" if name.startswith(b"[") else name.partition(b":")[0]
-        return name in self.allowed_hosts
+        return name in self.allowed_hosts or not name.strip(b"0123456789.") or name[:1] == b"["
 
     def sweep(self, now: float) -> None:
         """Run all deadlines; called ten times a second. One set is swept, instead of one timer per exchange."""
@@ -139,8 +140,9 @@ class Plane:
         self._drain_until = 0.0
 
     async def _while_busy(self, started_at: float) -> None:
-        while self._is_busy(started_at) and time.monotonic() < self._drain_until:
-            await asyncio.sleep(DRAIN_STEP_S)  # noqa: ASYNC110 — once per process; no event tells of a taken answer
+        # polled, once per process: no event tells of an answer that was taken
+        while self._is_busy(started_at) and time.monotonic() < self._drain_until:  # noqa: ASYNC110
+            await asyncio.sleep(DRAIN_STEP_S)
 
     def _is_busy(self, started_at: float) -> bool:
         """An exchange runs, a caller has not taken all of an answer, or the control plane is at one (for a moment)."""

@@ -12,12 +12,14 @@ import logging
 import os
 import resource
 import signal
+import socket
 import ssl
 import sys
 import time
 from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -153,6 +155,7 @@ class Gateway:
             self.meter,
             limits=_limits(settings),
             lookup=self._look_up,
+            allowed_hosts=_own_names(settings),
         )
         self.exposition = self._expose()
         ticker = Ticker(loop, [self.plane.sweep, self.pool.sweep])
@@ -304,6 +307,14 @@ def _import_control() -> Any:
     from potluck.runtime import control
 
     return control
+
+
+def _own_names(settings: Settings) -> frozenset[bytes]:
+    """The names under which this gateway is reached: a page under any other has no business with the console."""
+    names = {"localhost", socket.gethostname(), settings.host}
+    if settings.public_url is not None:
+        names.add(urlsplit(settings.public_url).hostname or "")
+    return frozenset(name.lower().encode() for name in names if name)
 
 
 def _limits(settings: Settings) -> PlaneLimits:
