@@ -258,6 +258,18 @@ async def test_a_huge_token_limit_is_taken(bench: Bench) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(400)
+async def test_all_slots_can_be_filled_at_once(bench: Bench) -> None:
+    """Four callers use all of their context at the same time: each gets its own to the last token, none an error."""
+    prompts = [[100 + n] + [200 + at for at in range(1960)] for n in range(4)]
+    calls = [bench.open("completions", {"prompt": each, "max_tokens": 500, "ignore_eos": True})[1] for each in prompts]
+    for answer in calls:
+        await asyncio.wait_for(answer.over.wait(), 300)
+        assert answer.json["usage"]["total_tokens"] == 2048
+        assert answer.json["choices"][0]["finish_reason"] == "length"
+
+
+@pytest.mark.long
 async def test_an_answer_ends_with_the_context(bench: Bench) -> None:
     """Where prompt and answer fill the room, the reason is `length`."""
     filler = [{"role": "user", "content": "word " * 1900}]
@@ -360,6 +372,26 @@ async def test_embeddings_have_unit_length_and_meaning(bench: Bench) -> None:
     near = sum(a * b for a, b in zip(vectors[0], vectors[1], strict=True))
     far = sum(a * b for a, b in zip(vectors[0], vectors[2], strict=True))
     assert near > far
+
+
+async def test_an_embedding_does_not_depend_on_its_neighbours(bench: Bench) -> None:
+    """Alone, in one call with others, beside other calls, beside a running chat: the same vector."""
+    texts = ["The cat sleeps on the sofa.", "A cat is asleep on the couch.", "Interest rates rose by two percent."]
+
+    async def embed(*inputs: str) -> list[list[float]]:
+        return [item["embedding"] for item in (await bench.ask("embeddings", {"input": list(inputs)})).json["data"]]
+
+    alone = [(await embed(text))[0] for text in texts]
+    together = await embed(*texts)
+    beside = [vectors[0] for vectors in await asyncio.gather(*(embed(text) for text in texts))]
+    call, _ = bench.open("chat", {"messages": STORY, "max_tokens": 1500, "ignore_eos": True})
+    await bench.until_busy(1, within_s=10)
+    during = await embed(*texts)
+    call.cancel("client_closed")
+    for vectors in (together, beside, during):
+        for vector, expected in zip(vectors, alone, strict=True):
+            assert vector == pytest.approx(expected, abs=1e-3)
+    await bench.until_busy(0, within_s=5)
 
 
 async def test_embeddings_in_base64_are_the_same_numbers(bench: Bench) -> None:

@@ -93,6 +93,8 @@ class RecordingSink:
         self.ended = ""
         self.opened = False
         self.cancelled = False
+        self.waited = False
+        """`open` found no idle connection"""
         self.on_data: Callable[[bytes], None] = lambda chunk: None
         self.on_end: Callable[[], None] = lambda: None
 
@@ -107,7 +109,6 @@ class RecordingSink:
         self._heard("connected", reused)
 
     def head(self, status: int, headers: dict[bytes, bytes]) -> None:
-        assert self.events, "head before connected"
         assert not self.status, "two heads"
         self._heard("head", status)
         self.status, self.headers = status, headers
@@ -139,7 +140,9 @@ class RecordingSink:
 
     @property
     def reused(self) -> list[bool]:
-        return [event[1] for event in self.events if event[0] == "connected"]
+        """Of each connection that carried the call: was it a kept-alive one? An idle one is not told of."""
+        told = [event[1] for event in self.events if event[0] == "connected"]
+        return told if self.waited else [True, *told]
 
     async def over(self, timeout_s: float = 10.0) -> "RecordingSink":
         await until(lambda: self.ended, f"the call never ended: {self.events}", timeout_s)
@@ -254,6 +257,7 @@ class Rig:
         sink = sink or RecordingSink()
         call = self.pool.open(target, head, body, sink)
         sink.opened = True
+        sink.waited = not getattr(call, "reused", False)
         return sink, call
 
     async def done(self, target: CompiledTarget, body: bytes = b"{}", head: RequestHead = POST) -> RecordingSink:

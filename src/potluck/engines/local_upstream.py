@@ -20,9 +20,8 @@ from potluck.wire.sse import SseError
 _MAX_ERROR_BYTES = 64 << 10
 _AGAIN_S = 0.1
 """a refused connection is tried once more so much later: the supervisor knows by then that the child died"""
-_JSON = (b"content-type", b"application/json")
 
-Headers = list[tuple[bytes, bytes]]
+Headers = dict[bytes, bytes]
 
 
 class Model(Protocol):
@@ -31,6 +30,10 @@ class Model(Protocol):
     state: State
     reason: str
     port: int
+    embeddings_port: int
+    embeds: bool
+
+    def want_embeddings(self) -> None: ...
 
     def wait(self, callback: Callable[[], None]) -> None: ...
 
@@ -54,11 +57,15 @@ class LocalUpstream:
             self.loop.call_soon(call.answer, *refusal(refused.param, str(refused)))
             return call
         call = LocalCall(self, target, head, prepared, sink)
-        if self.model.state == "ready":
+        if self.serves(prepared):
             call.go()
         else:
             call.wait()
         return call
+
+    def serves(self, prepared: Prepared) -> bool:
+        """The server that the call is for answers."""
+        return self.model.state == "ready" and (prepared.kind != "embeddings" or self.model.embeds)
 
 
 class LocalCall:
@@ -110,13 +117,16 @@ class LocalCall:
         if not self._waiting:
             self._waiting = True
             model.wait(self._look)
+        if self._prepared.kind == "embeddings":
+            model.want_embeddings()
         if self._timer is None:
             self._timer = loop.call_later(self._target.endpoint.timeouts.first_byte_s, self._too_late)
         loop.call_soon(self._look)
 
     def go(self) -> None:
         """Open the call at the inner upstream, at the port that the model has now."""
-        target, port = self._target, self._upstream.model.port
+        target, model = self._target, self._upstream.model
+        port = model.embeddings_port if self._prepared.kind == "embeddings" else model.port
         if target.endpoint.port != port:
             endpoint = msgspec.structs.replace(target.endpoint, port=port, key=f"{target.endpoint.key}:{port}")
             target = msgspec.structs.replace(target, endpoint=endpoint)
@@ -128,7 +138,7 @@ class LocalCall:
         model = self._upstream.model
         if self._over or not self._waiting:
             return
-        if model.state == "ready":
+        if self._upstream.serves(self._prepared):
             self._stop_waiting()
             self.go()
         elif model.state in ("off", "missing", "failed"):
@@ -158,7 +168,7 @@ class LocalCall:
         if self._over:
             return
         self._leave()
-        self._sink.head(status, [_JSON, (b"content-length", b"%d" % len(body))])
+        self._sink.head(status, {b"content-type": b"application/json", b"content-length": b"%d" % len(body)})
         self._sink.data(body)
         self._sink.end()
 

@@ -50,10 +50,13 @@ class Sink(Protocol):
     """
 
     def connected(self, *, reused: bool) -> None:
-        """A connection is there and the request is being written to it."""
+        """The call has the connection that it had to wait for: a new one, or one that became free.
 
-    def head(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
-        """Final response head (1xx are skipped). Header names in lower case, order and repetition kept."""
+        A call that found an idle one is written at once, in `open`, and hears nothing of it.
+        """
+
+    def head(self, status: int, headers: dict[bytes, bytes]) -> None:
+        """Final response head (1xx are skipped). Names in lower case; repeated fields are joined by `, `."""
 
     def data(self, chunk: bytes) -> None:
         """Body bytes, transfer coding removed, as one upstream read brought them."""

@@ -46,9 +46,6 @@ clock = time.monotonic
 clock_ns = time.monotonic_ns
 unix_s = time.time
 
-READ_FIELDS = frozenset({b"content-type", b"content-encoding", b"retry-after"})
-"""of an upstream's head; everything else in it stays behind"""
-
 DONE_EVENT = b"data: [DONE]\n\n"
 
 
@@ -222,24 +219,19 @@ class Exchange:
     def connected(self, *, reused: bool) -> None:  # noqa: ARG002 — the port's signature
         self._connected_us = clock_ns() // 1000
 
-    def head(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
+    def head(self, status: int, headers: dict[bytes, bytes]) -> None:
         self._first_byte_us = clock_ns() // 1000
         self._status = status
-        content_type = b""
-        for name, value in headers:
-            if name not in READ_FIELDS:
-                continue
-            if name == b"content-type":
-                content_type = value
-            elif name == b"content-encoding":
-                self._set_coding(value.strip().lower())
-            else:
-                self._retry_after_s = parse_retry_after(value, unix_s())
+        # these three are all that is read of an upstream's head; everything else in it stays behind
+        if b"content-encoding" in headers:
+            self._set_coding(headers[b"content-encoding"].lower())
+        if b"retry-after" in headers:
+            self._retry_after_s = parse_retry_after(headers[b"retry-after"], unix_s())
         if status != 200:
             self._form = ERROR
         elif not self.envelope.stream:
             self._form = PLAIN
-        elif content_type[:17].lower() == b"text/event-stream":
+        elif headers.get(b"content-type", b"")[:17].lower() == b"text/event-stream":
             self._form = STREAM
             target = self._target
             assert target is not None
@@ -260,18 +252,23 @@ class Exchange:
                     Failure("target_down", "first_byte", "sent an answer that could not be decompressed")
                 )
                 return
-        if self._relay is None:
+        relay = self._relay
+        if relay is None:
             self._keep(data)
             return
         try:
-            out = self._relay.feed(data)
+            out = relay.feed(data)
         except (MalformedAnswer, SseError) as error:
             self._attempt_failed(_malformed(error))
             return
         self._forward(out)
 
     def end(self) -> None:
-        self._ended(clean=True)
+        if self._form == PLAIN and self._state == CALLING:
+            self._call = None
+            self._plain_ended(clean=True)
+        else:
+            self._ended(clean=True)
 
     def end_by_close(self) -> None:
         self._ended(clean=False)
@@ -293,17 +290,15 @@ class Exchange:
             self._coding = zlib.decompressobj(47)  # either wrapper
 
     def _keep(self, data: bytes) -> None:
-        self._size_bytes += len(data)
+        self._size_bytes = size_bytes = self._size_bytes + len(data)
         limits = self.plane.limits
-        if self._form == PLAIN:
-            if self._size_bytes > limits.max_answer_bytes:
-                self._attempt_failed(Failure("target_down", "first_byte", "sent an answer larger than the limit"))
-                return
-        elif self._size_bytes > limits.max_error_bytes:
+        if size_bytes <= limits.max_error_bytes or (self._form == PLAIN and size_bytes <= limits.max_answer_bytes):
+            self._parts.append(data)
+        elif self._form == PLAIN:
+            self._attempt_failed(Failure("target_down", "first_byte", "sent an answer larger than the limit"))
+        else:
             self._cancel("enough of the error read")
             self._ended(clean=True)
-            return
-        self._parts.append(data)
 
     def _ended(self, *, clean: bool) -> None:
         self._call = None

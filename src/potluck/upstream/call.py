@@ -20,7 +20,6 @@ class PooledCall:
     """Implements `ports.Call`. It is in exactly one of four places: queued, connecting, on a connection, done."""
 
     __slots__ = (
-        "announced",
         "body",
         "conn",
         "connecting",
@@ -44,7 +43,6 @@ class PooledCall:
         self.conn: Connection | None = None
         self.connecting: asyncio.Task[Connection] | None = None
         self.done = False
-        self.announced = False
         self.reused = False
         """it runs on a kept-alive connection"""
         self.retried = False
@@ -64,12 +62,6 @@ class PooledCall:
         if not self.done:
             self.done = True
             self.withdraw()
-
-    def announce(self) -> None:
-        """Tell the sink of the kept-alive connection: a loop turn after `open`, or right before an earlier answer."""
-        if self.reused and not self.announced and not self.done:
-            self.announced = True
-            self.sink.connected(reused=True)
 
     def fail(self, error_class: ErrorClass, phase: str, detail: str, *, timeout: bool = False) -> None:
         """The last callback, unless there was one: the sink learns why no (more) answer comes."""

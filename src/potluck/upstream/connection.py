@@ -94,7 +94,7 @@ class Connection(asyncio.Protocol):
         self.on_body = self._pieces.append
         self._parser: Any = HttpResponseParser(self)
         self._feed = self._parser.feed_data
-        self._headers: list[tuple[bytes, bytes]] = []
+        self._headers: dict[bytes, bytes] = {}
         self._head = self._headers
         self._status = 0
         self._head_bytes = 0
@@ -113,7 +113,7 @@ class Connection(asyncio.Protocol):
         self.call = call
         call.conn = self
         self._stage = SENT
-        self._headers = []
+        self._headers = {}
         self._head_bytes = 0
         self._complete = False
         self.heard = False
@@ -245,7 +245,8 @@ class Connection(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         # the parser leaves white space at the end of a value
-        self._headers.append((name.lower(), value.rstrip()))
+        name, value, headers = name.lower(), value.rstrip(), self._headers
+        headers[name] = value if name not in headers else b"%b, %b" % (headers[name], value)
 
     def on_headers_complete(self) -> None:
         parser = self._parser
@@ -258,24 +259,19 @@ class Connection(asyncio.Protocol):
                 self._fault = "the answer is malformed"
             return
         self._stage = BODY
-        # trailers go to a list that nobody reads
+        # trailers go to a dictionary that nobody reads
         headers = self._head = self._headers
-        self._headers = []
+        self._headers = {}
         self._keep_alive = parser.should_keep_alive()
-        framed = self._keep_alive
-        self._chunked = False
-        for name, value in headers:
-            if name == b"transfer-encoding":
-                framed = self._chunked = True
-                if value.lower() != b"chunked":
-                    self._fault = "the answer has an unknown transfer coding"
-            elif name == b"content-length":
-                framed = True
-        self._until_close = not framed
+        coding = headers.get(b"transfer-encoding")
+        self._chunked = coding is not None
+        if coding is not None and coding.lower() != b"chunked":
+            self._fault = "the answer has an unknown transfer coding"
+        self._until_close = not (self._keep_alive or self._chunked or b"content-length" in headers)
 
     def on_message_complete(self) -> None:
         if self._status < 200:
-            self._headers = []
+            self._headers = {}
         else:
             self._complete = True
 
@@ -316,8 +312,6 @@ class Connection(asyncio.Protocol):
             self._complete, self._keep_alive = True, False
             pieces.clear()
         last = b""
-        if call.reused and not call.announced:
-            call.announce()
         call.sink.head(self._status, self._head)
         if pieces:
             chunk = pieces[0] if len(pieces) == 1 else b"".join(pieces)

@@ -91,7 +91,6 @@ class Room:
             if not conn.is_closing():
                 call.reused = True
                 conn.start(call)
-                self._loop.call_soon(call.announce)
                 return call
         self._enqueue(call)
         return call
@@ -171,7 +170,7 @@ class Room:
             call.reused = True
             call.phase_at = 0.0
             conn.start(call)
-            self._loop.call_soon(call.announce)
+            call.sink.connected(reused=True)
         elif self._retired or len(self.idle) >= MAX_IDLE or conn.is_closing():
             conn.close()
         else:

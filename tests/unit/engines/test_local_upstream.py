@@ -82,7 +82,7 @@ class Seen:
     def connected(self, *, reused: bool) -> None:
         pass
 
-    def head(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
+    def head(self, status: int, headers: dict[bytes, bytes]) -> None:
         self.status = status
 
     def data(self, chunk: bytes) -> None:

@@ -47,7 +47,7 @@ def samples(exposition: Exposition) -> dict[str, float]:
 
 
 def test_a_request_appears_in_every_family() -> None:
-    """Requests, tokens by part, cost, sizes, attempts and histograms (first content: of streams) add up over requests."""
+    """Requests, tokens by part, cost, sizes, attempts and histograms (first content: of streams) add up."""
     meter = DataPlaneMeter()
     meter.request(record())
     meter.request(record(stream=True))
