@@ -82,7 +82,7 @@ def encode_request(
 ) -> bytes:
     """A well-formed HTTP/1.1 request; a mapping as body is sent as JSON."""
     data = json.dumps(body, ensure_ascii=False).encode() if isinstance(body, Mapping) else body
-    lines = [f"{method} {path} HTTP/1.1", "Host: gateway"]
+    lines = [f"{method} {path} HTTP/1.1", "Host: localhost"]
     if key is not None:
         lines.append(f"Authorization: Bearer {key}")
     if data is not None:
