@@ -246,7 +246,11 @@ class Connection(asyncio.Protocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         # the parser leaves white space at the end of a value
         name, value, headers = name.lower(), value.rstrip(), self._headers
-        headers[name] = value if name not in headers else b"%b, %b" % (headers[name], value)
+        if name not in headers:
+            headers[name] = value
+        elif self._stage != BODY:
+            # trailers are not joined: nobody reads them, and a read full of one name would cost its square
+            headers[name] = b"%b, %b" % (headers[name], value)
 
     def on_headers_complete(self) -> None:
         parser = self._parser
