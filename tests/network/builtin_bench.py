@@ -17,7 +17,7 @@ from potluck.upstream.pool import Pool
 
 Json = dict[str, Any]
 HI = [{"role": "user", "content": "Say hi."}]
-WAIT_S = 60.0
+WAIT_S = 110.0
 
 
 class Answer:
@@ -25,7 +25,7 @@ class Answer:
 
     def __init__(self) -> None:
         self.status = 0
-        self.headers: list[tuple[bytes, bytes]] = []
+        self.headers: dict[bytes, bytes] = {}
         self.body = b""
         self.failure: Failure | None = None
         self.begun = asyncio.Event()
@@ -34,7 +34,7 @@ class Answer:
     def connected(self, *, reused: bool) -> None:
         pass
 
-    def head(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
+    def head(self, status: int, headers: dict[bytes, bytes]) -> None:
         self.status, self.headers = status, headers
 
     def data(self, chunk: bytes) -> None:
@@ -88,8 +88,10 @@ class Bench:
     def open(self, path: str, body: Json | bytes, upstream: Upstream | None = None) -> tuple[Call, Answer]:
         """Start a call of `chat`, `completions` or `embeddings`."""
         model, answer = self.model, Answer()
-        heads = build_heads(f"http://127.0.0.1:{model.port}/v1", model.secret, ("chat", "completions", "embeddings"))
-        endpoint = Endpoint("local", "127.0.0.1", model.port, False, Timeouts(first_byte_s=WAIT_S, idle_s=WAIT_S))
+        port = model.embeddings_port if path == "embeddings" and upstream is self.pool else model.port
+        heads = build_heads(f"http://127.0.0.1:{port}/v1", model.secret, ("chat", "completions", "embeddings"))
+        timeouts = Timeouts(first_byte_s=WAIT_S, idle_s=WAIT_S)
+        endpoint = Endpoint(f"local:{port}", "127.0.0.1", port, False, timeouts)
         target = CompiledTarget(
             "t", "local/m", "p", "local", None, "local", endpoint, b'"m"', {}, None, True, "cancel", frozenset()
         )
@@ -107,8 +109,8 @@ class Bench:
     async def chat(self, **members: Any) -> Answer:
         return await self.ask("chat", {"messages": HI, "max_tokens": 16, **members})
 
-    async def busy_slots(self) -> int:
-        """How many of the engine's slots are at work."""
+    async def slots(self) -> list[Json]:
+        """The engine's slots that are at work."""
         reader, writer = await asyncio.open_connection("127.0.0.1", self.model.port)
         try:
             key = self.model.api_key
@@ -116,12 +118,18 @@ class Bench:
             answer = await asyncio.wait_for(reader.read(), WAIT_S)
         finally:
             writer.close()
-        return sum(slot["is_processing"] for slot in json.loads(answer.partition(b"\r\n\r\n")[2]))
+        return [slot for slot in json.loads(answer.partition(b"\r\n\r\n")[2]) if slot["is_processing"]]
+
+    async def until_generating(self) -> None:
+        """Returns once a slot has generated twenty tokens. Raises TimeoutError."""
+        async with asyncio.timeout(WAIT_S):
+            while not any(slot["next_token"][0]["n_decoded"] >= 20 for slot in await self.slots()):
+                await asyncio.sleep(0.02)
 
     async def until_busy(self, slots: int, within_s: float) -> None:
         """Returns once so many slots are at work. Raises TimeoutError."""
         async with asyncio.timeout(within_s):
-            while await self.busy_slots() != slots:
+            while len(await self.slots()) != slots:
                 await asyncio.sleep(0.02)
 
 

@@ -384,9 +384,10 @@ async def test_an_embedding_does_not_depend_on_its_neighbours(bench: Bench) -> N
     alone = [(await embed(text))[0] for text in texts]
     together = await embed(*texts)
     beside = [vectors[0] for vectors in await asyncio.gather(*(embed(text) for text in texts))]
-    call, _ = bench.open("chat", {"messages": STORY, "max_tokens": 1500, "ignore_eos": True})
-    await bench.until_busy(1, within_s=10)
+    call, running = bench.open("chat", {"messages": STORY, "max_tokens": 1500, "ignore_eos": True})
+    await bench.until_generating()
     during = await embed(*texts)
+    assert not running.over.is_set(), "the embeddings waited for the chat to end"
     call.cancel("client_closed")
     for vectors in (together, beside, during):
         for vector, expected in zip(vectors, alone, strict=True):
@@ -422,7 +423,7 @@ async def test_the_longest_text_that_can_be_embedded(bench: Bench) -> None:
 async def test_a_caller_that_hangs_up_frees_the_engine(bench: Bench, stream: bool) -> None:
     """Within a second, whether it wanted a stream or a whole answer."""
     call, answer = bench.open("chat", {"messages": STORY, "max_tokens": 1500, "ignore_eos": True, "stream": stream})
-    await bench.until_busy(1, within_s=10)
+    await bench.until_generating()
     if stream:
         await asyncio.wait_for(answer.begun.wait(), 10)
     call.cancel("client_closed")
@@ -455,9 +456,9 @@ async def test_the_engine_counts_one_choice_only(bench: Bench) -> None:
 
 async def test_the_engine_does_not_notice_a_hang_up_without_a_stream(bench: Bench) -> None:
     """Pinned fault: half a second after its caller left, the bare engine still generates."""
-    request: Json = {"messages": STORY, "max_tokens": 250, "ignore_eos": True}
+    request: Json = {"messages": STORY, "max_tokens": 300, "ignore_eos": True}
     call, _ = bench.open("chat", request, bench.pool)
-    await bench.until_busy(1, within_s=10)
+    await bench.until_generating()
     call.cancel("client_closed")
     with pytest.raises(TimeoutError):
         await bench.until_busy(0, within_s=0.5)
@@ -470,8 +471,9 @@ async def test_the_engine_numbers_its_error_codes(bench: Bench) -> None:
 
 
 async def test_the_engine_calls_a_callers_fault_its_own(bench: Bench) -> None:
-    """Pinned fault: a text that is too long to embed is a 500 of the bare engine."""
-    assert (await bench.ask_raw("embeddings", {"input": "hello " * 600})).status == 500
+    """Pinned fault: an image for a model that sees none is a 500 of the bare engine."""
+    image = [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}]
+    assert (await bench.ask_raw("chat", {"messages": [{"role": "user", "content": image}]})).status == 500
 
 
 async def test_the_engine_needs_its_key(bench: Bench) -> None:

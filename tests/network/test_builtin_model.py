@@ -130,6 +130,29 @@ async def test_a_stream_that_its_child_takes_along_ends_as_a_failure(model_home:
             await until(bench.model, "backing_off", "starting")
 
 
+async def test_embeddings_come_back_with_a_new_child(model_home: Path) -> None:
+    """Their server starts with the first call that needs it, and again in every further child."""
+    async with running_bench(model_home, QUICK) as bench:
+        assert not bench.model.embeds
+        assert (await bench.ask("embeddings", {"input": "hello"})).status == 200
+        assert bench.model.embeds
+        os.kill(pid_of(bench.model), signal.SIGKILL)
+        await until(bench.model, "backing_off", "starting")
+        assert not bench.model.embeds
+        assert (await bench.ask("embeddings", {"input": "hello"})).status == 200
+
+
+async def test_a_port_for_embeddings_that_was_taken_is_changed(model_home: Path) -> None:
+    """The child cannot start that server, ends, and the next one has another port; the call is answered."""
+    async with running_bench(model_home, QUICK) as bench:
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", bench.model.embeddings_port))
+            taken.listen()
+            first = bench.model.embeddings_port
+            assert (await bench.ask("embeddings", {"input": "hello"})).status == 200
+            assert bench.model.embeddings_port != first
+
+
 async def test_the_wait_between_restarts_grows(model_home: Path) -> None:
     """A child that dies again and again is started less and less often."""
     pace = Pace(first_delay_s=0.05, max_delay_s=0.4, stable_s=60)

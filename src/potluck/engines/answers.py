@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from potluck.engines.mend import Prepared
+from potluck.engines.mend import Kind, Prepared
 from potluck.wire.sse import DONE, SseReader
 
 _encode = msgspec.json.encode
@@ -236,26 +236,17 @@ class WholeAnswer:
         choice["finish_reason"] = piece.get("finish_reason") or choice["finish_reason"]
 
 
-def mended_error(status: int, body: bytes) -> tuple[int, bytes]:
+def mended_error(status: int, body: bytes, kind: Kind = "chat") -> tuple[int, bytes]:
     """The engine's error in the dialect's form: (status, body). What the caller did wrong is a 400, in our words."""
     try:
         error = _decode(body)["error"]
-        said, kind = str(error.get("message", "")), str(error.get("type", ""))
+        said, fault = str(error.get("message", "")), str(error.get("type", ""))
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, LookupError, TypeError, AttributeError):
-        error, said, kind = {}, "", ""
-    if large := _TOO_LARGE.search(said):
-        return _refusal(
-            "context_length_exceeded",
-            f"an input of {large[1]} tokens is too long: the built-in model embeds at most {large[2]} tokens at once",
-            "input",
-        )
-    if kind == "exceed_context_size_error":
-        return _refusal(
-            "context_length_exceeded",
-            f"the prompt has {error.get('n_prompt_tokens')} tokens: the built-in model takes at most "
-            f"{error.get('n_ctx')} tokens, prompt and answer together",
-            "messages",
-        )
+        error, said, fault = {}, "", ""
+    if found := _TOO_LARGE.search(said):
+        return _too_long(kind, found[1], found[2])
+    if fault == "exceed_context_size_error":
+        return _too_long(kind, error.get("n_prompt_tokens"), error.get("n_ctx"))
     if status == 400 or any(each in said for each in _CALLER_FAULTS):
         return _refusal("invalid_request", _without_internals(said))
     envelope = {"message": "the built-in model failed", "type": "server_error", "param": None, "code": "engine_error"}
@@ -270,6 +261,15 @@ def refusal(param: str, message: str) -> tuple[int, bytes]:
 def _refusal(code: str, message: str, param: str | None = None) -> tuple[int, bytes]:
     envelope = {"message": message, "type": "invalid_request_error", "param": param, "code": code}
     return 400, _encode({"error": envelope})
+
+
+def _too_long(kind: Kind, tokens: object, limit: object) -> tuple[int, bytes]:
+    if kind == "embeddings":
+        message, param = f"an input has {tokens} tokens: the built-in model embeds at most {limit} at once", "input"
+    else:
+        room = f"the built-in model takes at most {limit} tokens, prompt and answer together"
+        message, param = f"the prompt has {tokens} tokens: {room}", "messages" if kind == "chat" else "prompt"
+    return _refusal("context_length_exceeded", message, param)
 
 
 def _without_internals(said: str) -> str:

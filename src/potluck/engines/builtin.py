@@ -22,16 +22,16 @@ from typing import BinaryIO, Literal
 import msgspec
 
 from potluck.engines import model_file, orphans
-from potluck.engines.llama_child import EXIT_NO_ENGINE, ChildConfig
+from potluck.engines.llama_child import EMBEDDINGS_READY, EXIT_NO_ENGINE, READY, ChildConfig
 from potluck.model.secret import Secret
 
 State = Literal["off", "missing", "starting", "ready", "backing_off", "failed"]
 
 SLOTS = 4
-CONTEXT_TOKENS = 8192
-"""over all slots: each request has a quarter"""
-BATCH_TOKENS = 512
-"""longest text that can be embedded; memory grows by 200 KB a token"""
+SLOT_TOKENS = 2048
+EMBEDDING_SLOTS = 2
+EMBEDDING_TOKENS = 512
+_START_EMBEDDINGS = b"embeddings\n"
 _MAX_THREADS = 4
 _MAX_LOG_BYTES = 1 << 20
 _KEPT_VARIABLES = frozenset({
@@ -78,13 +78,18 @@ class BuiltinModel:
         self.reason = "it is turned off"
         self.pid: int | None = None
         self.secret = Secret(secrets.token_urlsafe(32))
-        self.port = _free_port()
+        self.port, self.embeddings_port = _free_port(), _free_port()
+        self.embeds = False
+        """the server for embeddings answers: it starts with the first call that needs it"""
         self._home = home
         self._loop = loop
         self._on_change = on_change
         self._pace = pace or Pace()
         self._waiting: set[Callable[[], None]] = set()
         self._task: asyncio.Task[None] | None = None
+        self._embeddings_wanted = False
+        self._orders: asyncio.StreamWriter | None = None
+        """the stdin of a child that is ready"""
 
     @property
     def api_key(self) -> str:
@@ -118,6 +123,13 @@ class BuiltinModel:
     def unwait(self, callback: Callable[[], None]) -> None:
         self._waiting.discard(callback)
 
+    def want_embeddings(self) -> None:
+        """Start the server for embeddings, now and in every further child; `wait` tells when `embeds` is true."""
+        if not self._embeddings_wanted:
+            self._embeddings_wanted = True
+            if self._orders is not None:
+                self._orders.write(_START_EMBEDDINGS)
+
     @property
     def _mark_file(self) -> Path:
         return self._home / "run" / "local-model.json"
@@ -148,6 +160,8 @@ class BuiltinModel:
             except OSError as error:
                 code, was_ready = -1, False
                 _LOGGER.error("the built-in model could not be started: %s", error)
+            if not _is_free(self.embeddings_port):
+                self.embeddings_port = _free_port()
             if was_ready:
                 failures = 0
                 if self._loop.time() - began_s >= pace.stable_s:
@@ -175,12 +189,14 @@ class BuiltinModel:
             template=Path(__file__).with_name("chatml_tools.jinja").read_text(),
             alias=model_file.MODEL_NAME,
             port=self.port,
+            embeddings_port=self.embeddings_port,
             api_key=self.secret.reveal(),
             parent=os.getpid(),
             threads=_threads(),
             slots=SLOTS,
-            context_tokens=CONTEXT_TOKENS,
-            batch_tokens=BATCH_TOKENS,
+            slot_tokens=SLOT_TOKENS,
+            embedding_slots=EMBEDDING_SLOTS,
+            embedding_tokens=EMBEDDING_TOKENS,
         )
         with self._open_log() as log:
             process = await asyncio.create_subprocess_exec(
@@ -191,7 +207,7 @@ class BuiltinModel:
                 env={name: value for name, value in os.environ.items() if name in _KEPT_VARIABLES},
                 start_new_session=True,  # a Ctrl-C at the terminal is the gateway's: it drains first
             )
-        ready = False
+        ready, listening = False, None
         try:
             self.pid = process.pid
             orphans.mark(self._mark_file, process.pid)
@@ -199,17 +215,29 @@ class BuiltinModel:
             assert process.stdout is not None
             process.stdin.write(msgspec.json.encode(config) + b"\n")
             async with asyncio.timeout(self._pace.ready_s):
-                ready = await process.stdout.readline() == b"ready\n"
+                ready = await process.stdout.readline() == READY
             if ready:
+                self._orders = process.stdin
+                if self._embeddings_wanted:
+                    process.stdin.write(_START_EMBEDDINGS)
                 self._set("ready", "")
+                listening = self._loop.create_task(self._listen(process.stdout))
                 await self._until_gone(process)
         except TimeoutError:
             _LOGGER.error("the built-in model was not ready in %g s", self._pace.ready_s)
         finally:
-            self.pid = None
+            self.pid, self._orders, self.embeds = None, None, False
+            if listening is not None:
+                listening.cancel()
             await self._end(process)
         assert process.returncode is not None
         return process.returncode, ready
+
+    async def _listen(self, said: asyncio.StreamReader) -> None:
+        """Hear that the server for embeddings is there."""
+        if await said.readline() == EMBEDDINGS_READY:
+            self.embeds = True
+            self._set(self.state, self.reason)
 
     async def _until_gone(self, process: asyncio.subprocess.Process) -> None:
         """Returns when the child ended, or hangs."""

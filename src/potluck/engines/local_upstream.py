@@ -19,7 +19,8 @@ from potluck.wire.sse import SseError
 
 _MAX_ERROR_BYTES = 64 << 10
 _AGAIN_S = 0.1
-"""a refused connection is tried once more so much later: the supervisor knows by then that the child died"""
+_MAX_AGAIN = 20
+"""a refused connection is tried again for two seconds: the child may have died without its supervisor knowing yet"""
 
 Headers = dict[bytes, bytes]
 
@@ -82,7 +83,7 @@ class LocalCall:
         self._inner: Call | None = None
         self._over = False
         self._paused = False
-        self._tried_again = False
+        self._tries = 0
         self._waiting = False
         self._timer: asyncio.TimerHandle | None = None
         self._status = 0
@@ -210,7 +211,7 @@ class LocalCall:
         if self._over:
             return
         if self._status != 200:
-            self.answer(*mended_error(self._status, bytes(self._held)))
+            self.answer(*mended_error(self._status, bytes(self._held), self._prepared.kind))
         elif self._whole is not None:
             try:
                 body = self._whole.finish()
@@ -232,8 +233,8 @@ class LocalCall:
     def failed(self, failure: Failure) -> None:
         if self._over:
             return
-        if failure.phase == "connect" and not failure.timeout and not self._tried_again:
-            self._tried_again = True
+        if failure.phase == "connect" and not failure.timeout and self._tries < _MAX_AGAIN:
+            self._tries += 1
             self._inner = None
             self._timer = self._upstream.loop.call_later(_AGAIN_S, self._again)
             return

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from potluck.engines.answers import CutError, ForcedCall, StreamAnswer, WholeAnswer, mended_error, refusal
-from potluck.engines.mend import Prepared
+from potluck.engines.mend import Kind, Prepared
 
 Json = dict[str, Any]
 
@@ -34,6 +34,7 @@ def text(index: int, words: str, finish: str | None = None, logprobs: Json | Non
 
 
 DONE = b"data: [DONE]\n\n"
+TOO_LARGE = "input (3001 tokens) is too large to process. increase the physical batch size (current batch size: 512)"
 
 
 def chat(**settings: Any) -> Prepared:
@@ -254,17 +255,16 @@ def test_a_forced_call_that_ran_out_of_tokens_says_so() -> None:
     assert answer["choices"][0]["message"]["tool_calls"][0]["function"]["arguments"] == '{"a": {}'
 
 
-def error(status: int, message: str, kind: str = "server_error", **more: Any) -> tuple[int, Json]:
-    body = json.dumps({"error": {"code": status, "message": message, "type": kind, **more}}).encode()
-    mended, answer = mended_error(status, body)
+def error(status: int, message: str, fault: str = "server_error", kind: Kind = "chat", **more: Any) -> tuple[int, Json]:
+    body = json.dumps({"error": {"code": status, "message": message, "type": fault, **more}}).encode()
+    mended, answer = mended_error(status, body, kind)
     return mended, json.loads(answer)["error"]
 
 
 @pytest.mark.parametrize(
     ("status", "message", "kind", "code", "said"),
     [
-        (500, "input (3001 tokens) is too large to process. increase the physical batch size (current batch size: 512)",
-         "server_error", "context_length_exceeded", "an input of 3001 tokens is too long"),
+        (500, TOO_LARGE, "server_error", "context_length_exceeded", "the prompt has 3001 tokens"),
         (500, "image input is not supported - hint: if this is unexpected, you may need to provide the mmproj",
          "server_error", "invalid_request", "image input is not supported"),
         (500, "Failed to parse tools: Missing tool function: {}; tools = [\n]",
@@ -292,6 +292,14 @@ def test_a_prompt_that_is_too_long_says_how_long_it_may_be() -> None:
     assert (status, found["code"]) == (400, "context_length_exceeded")
     assert "9031" in found["message"]
     assert "2048" in found["message"]
+
+
+def test_a_text_that_is_too_long_to_embed_says_how_long_it_may_be() -> None:
+    """In the words of embeddings, whichever of the engine's limits it met."""
+    for status, message, fault in ((500, TOO_LARGE, "server_error"), (400, "x", "exceed_context_size_error")):
+        mended, found = error(status, message, fault, "embeddings", n_prompt_tokens=3001, n_ctx=512)
+        assert (mended, found["param"]) == (400, "input")
+        assert found["message"] == "an input has 3001 tokens: the built-in model embeds at most 512 at once"
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,9 @@ class Model:
         self.state: State = "starting"
         self.reason = "it is loading"
         self.port = 1000
+        self.embeddings_port = 3000
+        self.embeds = False
+        self.wanted = False
         self.callbacks: set[Callable[[], None]] = set()
 
     def wait(self, callback: Callable[[], None]) -> None:
@@ -37,6 +40,9 @@ class Model:
 
     def unwait(self, callback: Callable[[], None]) -> None:
         self.callbacks.discard(callback)
+
+    def want_embeddings(self) -> None:
+        self.wanted = True
 
     def become(self, state: State, reason: str = "") -> None:
         self.state, self.reason = state, reason
@@ -113,8 +119,8 @@ class Bench:
         )
         self.upstream = LocalUpstream(self.inner, self.model, asyncio.get_running_loop())
 
-    def open(self, body: bytes = BODY) -> Call:
-        return self.upstream.open(self.target, HEAD, body, self.seen)
+    def open(self, body: bytes = BODY, head: RequestHead = HEAD) -> Call:
+        return self.upstream.open(self.target, head, body, self.seen)
 
 
 async def turns(count: int = 3) -> None:
@@ -207,12 +213,28 @@ async def test_the_port_is_the_one_that_the_model_has_now() -> None:
     assert endpoint.key != bench.target.endpoint.key
 
 
+async def test_embeddings_have_a_server_of_their_own() -> None:
+    """The first call asks for it and waits; then it goes to that port, and later calls go at once."""
+    bench = Bench()
+    bench.model.become("ready")
+    head = RequestHead("POST", "/v1/embeddings", (), b"")
+    bench.open(b'{"input":"a"}', head)
+    await turns()
+    assert bench.model.wanted
+    assert not bench.inner.opened
+    bench.model.embeds = True
+    bench.model.become("ready")
+    bench.open(b'{"input":"a"}', head)
+    assert [target.endpoint.port for target, _, _ in bench.inner.opened] == [3000, 3000]
+    assert bench.inner.opened[0][0].endpoint.key != bench.target.endpoint.key
+
+
 async def test_an_untouched_stream_is_forwarded_byte_by_byte() -> None:
     """What needs no mending is not even read."""
     bench = Bench()
     bench.model.become("ready")
     bench.open()
-    bench.inner.sink.head(200, [])
+    bench.inner.sink.head(200, {})
     bench.inner.sink.data(b"da")
     assert bench.seen.body == b"da"
     bench.inner.sink.end()
@@ -224,7 +246,7 @@ async def test_a_whole_answer_comes_when_the_stream_is_complete() -> None:
     bench = Bench()
     bench.model.become("ready")
     bench.open(WHOLE)
-    bench.inner.sink.head(200, [])
+    bench.inner.sink.head(200, {})
     bench.inner.sink.data(FINISHED)
     assert bench.seen.status == 0
     bench.inner.sink.end()
@@ -239,7 +261,7 @@ async def test_a_whole_answer_whose_stream_was_cut_is_a_failure(data: bytes, end
     bench = Bench()
     bench.model.become("ready")
     bench.open(WHOLE)
-    bench.inner.sink.head(200, [])
+    bench.inner.sink.head(200, {})
     bench.inner.sink.data(data)
     getattr(bench.inner.sink, ending)()
     assert bench.seen.ends == ["failed"]
@@ -251,7 +273,7 @@ async def test_nonsense_from_the_engine_ends_the_call_on_both_sides() -> None:
     bench = Bench()
     bench.model.become("ready")
     bench.open(WHOLE)
-    bench.inner.sink.head(200, [])
+    bench.inner.sink.head(200, {})
     bench.inner.sink.data(b"data: {}\n\n")
     assert bench.seen.ends == ["failed"]
     assert len(bench.inner.done) == 1
@@ -264,7 +286,7 @@ async def test_an_error_of_the_engine_is_mended() -> None:
     bench = Bench()
     bench.model.become("ready")
     bench.open()
-    bench.inner.sink.head(500, [])
+    bench.inner.sink.head(500, {})
     bench.inner.sink.data(b'{"error":{"message":"image input is not')
     bench.inner.sink.data(b' supported","code":500}}')
     bench.inner.sink.end()
@@ -284,7 +306,7 @@ async def test_a_refused_request_never_reaches_the_engine() -> None:
     assert not bench.inner.opened
 
 
-async def test_a_connection_that_is_refused_once_is_tried_again() -> None:
+async def test_a_connection_that_is_refused_is_tried_again() -> None:
     """The child died a moment ago and its supervisor starts a new one: the call waits for that."""
     bench = Bench()
     bench.model.become("ready")
@@ -296,8 +318,21 @@ async def test_a_connection_that_is_refused_once_is_tried_again() -> None:
         await asyncio.sleep(0.01)
     bench.model.become("ready")
     assert len(bench.inner.opened) == 2
-    bench.inner.sink.failed(Failure("target_down", "connect", "connection refused"))
+
+
+async def test_a_port_that_stays_closed_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After two seconds of refusals the caller is told."""
+    monkeypatch.setattr("potluck.engines.local_upstream._AGAIN_S", 0.001)
+    bench = Bench()
+    bench.model.become("ready")
+    bench.open()
+    while not bench.seen.ends:
+        tries = len(bench.inner.opened)
+        bench.inner.sink.failed(Failure("target_down", "connect", "connection refused"))
+        while not bench.seen.ends and len(bench.inner.opened) == tries:
+            await asyncio.sleep(0.001)
     assert bench.seen.ends == ["failed"]
+    assert len(bench.inner.opened) == 21
 
 
 async def test_a_call_that_is_cancelled_before_its_second_try_stays_cancelled() -> None:
