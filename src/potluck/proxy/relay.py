@@ -15,7 +15,7 @@ DONE = b"[DONE]"
 class Relay:
     """One stream of one attempt. `feed` returns what to forward; the flags say where the stream stands."""
 
-    __slots__ = ("_named", "_read", "_reader", "done", "held", "tap")
+    __slots__ = ("_named", "_passes", "_read", "_reader", "done", "held", "tap")
 
     def __init__(self, envelope: Envelope, price: Price | None, max_event_bytes: int) -> None:
         self._reader = SseReader(max_event_bytes)
@@ -27,6 +27,7 @@ class Relay:
             envelope.prompts,
         )
         self._read = self.tap.read
+        self._passes = self.tap.passes
         self._named = envelope.capability == "responses"
         self.done = False
         """the upstream said that it has said everything"""
@@ -35,23 +36,17 @@ class Relay:
 
     def feed(self, data: bytes) -> bytes:
         """Forwardable bytes of one upstream read. Raises SseError, MalformedAnswer; then nothing more may be fed."""
-        return self._forward(self._reader.feed(data))
+        reader = self._reader
+        events = reader.feed(data)
+        if reader.verbatim is not None and not self.done and self._passes(events):
+            return reader.verbatim  # the common case: the upstream writes the form itself
+        return self._forward(events)
 
     def close(self) -> bytes:
         """The upstream's body ended: what an unterminated last event amounts to."""
         return self._forward(self._reader.close())
 
     def _forward(self, events: list[tuple[bytes, bytes]]) -> bytes:
-        if len(events) == 1 and not self._named:
-            # the common case: one read, one event
-            name, payload = events[0]
-            if payload == DONE:
-                self.done = True
-                return b""
-            if self.done:
-                return b""
-            forward = self._read(payload, name)
-            return encode_event(forward) if forward is not None else b""
         out = []
         for name, payload in events:
             if self.done:

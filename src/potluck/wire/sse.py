@@ -38,7 +38,19 @@ class SseError(Exception):
 class SseReader:
     """Bytes in, events out. `feed` raises `SseError` once an event passes `max_event_bytes`, and ever after."""
 
-    __slots__ = ("_after_cr", "_closed", "_data", "_max", "_name", "_partial", "_raw", "_rest", "_size", "_started")
+    __slots__ = (
+        "_after_cr",
+        "_closed",
+        "_data",
+        "_max",
+        "_name",
+        "_partial",
+        "_raw",
+        "_rest",
+        "_size",
+        "_started",
+        "verbatim",
+    )
 
     def __init__(self, max_event_bytes: int = DEFAULT_MAX_EVENT_BYTES) -> None:
         self._max = max_event_bytes
@@ -55,6 +67,8 @@ class SseReader:
         self._size = 0
         """of the lines of the event so far; 0 between events"""
         self._closed = False
+        self.verbatim: bytes | None = None
+        """what was fed, when it is letter for letter what `encode_event` makes of the last events; else None"""
 
     @property
     def pending(self) -> bool:
@@ -71,6 +85,7 @@ class SseReader:
             if data[:6] == b"data: " and data.find(b"\r") < 0 and len(data) <= self._max:
                 if data[-2:] == b"\n\n" and data.find(b"\n") == len(data) - 2 > 6:
                     self._started = True
+                    self.verbatim = data
                     return [(b"", data[6:-2])]
                 return self._feed_several(data)
         return self._feed_lines(data)
@@ -86,6 +101,7 @@ class SseReader:
             if not pieces or (whole.count(b"\n") == 2 * len(pieces) - 2 and b"" not in pieces):
                 self._started = True
                 self._rest = rest
+                self.verbatim = data[:end] if pieces else None
                 return [(b"", piece) for piece in pieces]
         return self._feed_lines(data)
 
@@ -112,6 +128,7 @@ class SseReader:
 
     def _feed_lines(self, data: bytes) -> list[Event]:
         """The exact way, line by line."""
+        self.verbatim = None
         if self._closed:
             raise SseError("the event stream has already ended")
         if self._rest:

@@ -159,6 +159,39 @@ class StreamTap:
         self._overhead_bytes = 0
         """what a chunk weighs beside its content, learnt from the first one"""
 
+    def passes(self, events: list[tuple[bytes, bytes]]) -> bool:
+        """Every one of these events of one read is forwarded as it is, and says nothing but content; they are counted.
+
+        False: at least one has to be looked at by itself. Then nothing was counted, and `read` wants them all.
+        """
+        if not self.has_content or self._n > 1 or self._reads_events:
+            return False
+        size = 0
+        try:
+            for name, payload in events:
+                chunk = _decode_chunk(payload)
+                choices = chunk.choices
+                if (
+                    not choices
+                    or len(choices) > 1
+                    or choices[0].finish_reason
+                    or choices[0].usage is not None
+                    or chunk.usage is not None
+                    or chunk.error is not None
+                    or chunk.x_groq is not None
+                    or name
+                    or not payload.isascii()
+                ):
+                    return False
+                size += len(payload)
+        except DECODE_ERRORS:
+            return False
+        self.chunks += len(events)
+        size -= self._overhead_bytes * len(events)
+        if size > 0:
+            self.output_bytes += size
+        return True
+
     def read(self, payload: bytes, name: bytes = b"") -> bytes | None:
         """What to forward of one event, or None. Raises `MalformedAnswer` if `payload` is not a JSON object.
 
