@@ -261,7 +261,10 @@ class Exchange:
         except (MalformedAnswer, SseError) as error:
             self._attempt_failed(_malformed(error))
             return
-        self._forward(out)
+        if relay.ordinary and self._content_sent:
+            self._send(out)
+        else:
+            self._forward(out)
 
     def end(self) -> None:
         if self._form == PLAIN and self._state == CALLING:
@@ -426,9 +429,9 @@ class Exchange:
         if connection is None:
             return  # draining: the record wants its end, nobody the bytes
         self._response_bytes += len(data)
-        self._last_out_at = clock()
+        self._last_out_at = self.plane.now
         if self._minor:
-            data = chunk(data)
+            data = b"%x\r\n%b\r\n" % (len(data), data)
         if not self._head_sent:
             self._late = not self._content_sent
             data = self._stream_head() + data
@@ -611,8 +614,9 @@ class Exchange:
         plane = self.plane
         plane.exchange_ended(self)
         plane.meter.request(self._record)
-        if self._then is not None:
-            self._then(written)
+        then, self._then = self._then, None  # it may be our own method: a cycle, which only the collector would free
+        if then is not None:
+            then(written)
 
     # --- the caller's side
 

@@ -15,7 +15,7 @@ DONE = b"[DONE]"
 class Relay:
     """One stream of one attempt. `feed` returns what to forward; the flags say where the stream stands."""
 
-    __slots__ = ("_named", "_passes", "_read", "_reader", "done", "held", "tap")
+    __slots__ = ("_named", "_passes", "_read", "_reader", "done", "held", "ordinary", "tap")
 
     def __init__(self, envelope: Envelope, price: Price | None, max_event_bytes: int) -> None:
         self._reader = SseReader(max_event_bytes)
@@ -29,6 +29,8 @@ class Relay:
         self._read = self.tap.read
         self._passes = self.tap.passes
         self._named = envelope.capability == "responses"
+        self.ordinary = False
+        """the last read was content and nothing else, in the very form"""
         self.done = False
         """the upstream said that it has said everything"""
         self.held = b""
@@ -38,8 +40,9 @@ class Relay:
         """Forwardable bytes of one upstream read. Raises SseError, MalformedAnswer; then nothing more may be fed."""
         reader = self._reader
         events = reader.feed(data)
-        if reader.verbatim is not None and not self.done and self._passes(events):
-            return reader.verbatim  # the common case: the upstream writes the form itself
+        self.ordinary = reader.verbatim is not None and not self.done and self._passes(events)
+        if self.ordinary:
+            return reader.verbatim or b""  # the common case: the upstream writes the form itself
         return self._forward(events)
 
     def close(self) -> bytes:
