@@ -135,7 +135,7 @@ def test_tools_round_trip(client: OpenAI) -> None:
         cast("ChatCompletionMessageParam", {"role": "tool", "tool_call_id": call.id, "content": "sunny, 21 degrees"}),
     ]
     second = client.chat.completions.create(model=MODEL, messages=messages, tools=TOOLS, max_tokens=60, temperature=0)
-    assert second.choices[0].message.content
+    assert "sunny" in (second.choices[0].message.content or "")
 
 
 def test_json_schema(client: OpenAI) -> None:

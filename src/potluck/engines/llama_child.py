@@ -6,7 +6,7 @@ may live: its end is the order to go. When the server answers, one line `ready` 
 
 A line on stdin starts a second server for embeddings, on a port of its own; `embeddings` is written when it answers.
 One server for both would be smaller, but lets an embedding wait until no text is being generated (measured: 3.4 s for a
-chat of 400 tokens, without end while further chats come). The second one takes 60 MB, since both map the same file.
+chat of 400 tokens, without end while further chats come). The second one takes 60 MB: both map the same file.
 """
 
 import os
