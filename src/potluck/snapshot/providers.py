@@ -21,7 +21,7 @@ from potluck.snapshot.rows import RouteRows
 PLAIN: tuple[Capability, ...] = ("chat", "completions", "embeddings")
 """what a model does when nobody says"""
 LOCAL_MODEL = "smollm2-135m"
-LOCAL_CONTEXT_TOKENS = 8192
+LOCAL_CONTEXT_TOKENS = 2048
 OFFERS_PER_STEP = 64
 LOCAL_PLACEHOLDER_PORT = 1
 """stands in the heads until the supervisor says where the built-in model listens"""
