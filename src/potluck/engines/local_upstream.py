@@ -20,7 +20,8 @@ from potluck.wire.sse import SseError
 _MAX_ERROR_BYTES = 64 << 10
 _AGAIN_S = 0.1
 _MAX_AGAIN = 20
-"""a refused connection is tried again for two seconds: the child may have died without its supervisor knowing yet"""
+"""A refused connection is tried again for two seconds: the child may have died without its supervisor knowing yet. One
+that was lost before any answer is tried once more, not oftener: the request itself may be what kills the child."""
 
 Headers = dict[bytes, bytes]
 
@@ -233,7 +234,8 @@ class LocalCall:
     def failed(self, failure: Failure) -> None:
         if self._over:
             return
-        if failure.phase == "connect" and not failure.timeout and self._tries < _MAX_AGAIN:
+        tries = _MAX_AGAIN if failure.phase == "connect" else 1
+        if not self._status and not failure.timeout and self._tries < tries:
             self._tries += 1
             self._inner = None
             self._timer = self._upstream.loop.call_later(_AGAIN_S, self._again)

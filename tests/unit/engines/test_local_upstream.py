@@ -347,11 +347,36 @@ async def test_a_call_that_is_cancelled_before_its_second_try_stays_cancelled() 
     assert not bench.seen.ends
 
 
-@pytest.mark.parametrize("phase", ["send", "first_byte", "stream"])
-async def test_later_failures_pass_on(phase: str) -> None:
-    """Only a call that never began is tried again."""
+@pytest.mark.parametrize("phase", ["send", "first_byte"])
+async def test_a_connection_that_is_lost_before_any_answer_is_tried_once_more(phase: str) -> None:
+    """The child died under the call; a second loss is told, since the request may be what kills it."""
     bench = Bench()
     bench.model.become("ready")
     bench.open()
     bench.inner.sink.failed(Failure("target_down", phase, "reset"))
+    async with asyncio.timeout(2):
+        while len(bench.inner.opened) < 2:
+            await asyncio.sleep(0.01)
+    assert not bench.seen.ends
+    bench.inner.sink.failed(Failure("target_down", phase, "reset"))
+    assert bench.seen.ends == ["failed"]
+
+
+@pytest.mark.parametrize("body", [BODY, WHOLE])
+async def test_an_answer_that_breaks_off_is_not_begun_anew(body: bytes) -> None:
+    """After the head a failure is one, whether the caller has seen something of the answer or not."""
+    bench = Bench()
+    bench.model.become("ready")
+    bench.open(body)
+    bench.inner.sink.head(200, {})
+    bench.inner.sink.failed(Failure("target_down", "stream", "reset"))
+    assert bench.seen.ends == ["failed"]
+
+
+async def test_a_timeout_is_not_tried_again() -> None:
+    """Its time is used up."""
+    bench = Bench()
+    bench.model.become("ready")
+    bench.open()
+    bench.inner.sink.failed(Failure("target_slow", "first_byte", "no answer in time", timeout=True))
     assert bench.seen.ends == ["failed"]
