@@ -58,31 +58,38 @@ async def kills(home: Path, rounds: int) -> None:
     async with FakeProvider() as fake:
         fake.script["ok"] = lambda call: (call.options.update(gap_ms="5"), ok(call))[1]
         gateway = GatewayProcess(home, point_at(fake, "ok", "plain"))
-        load = Load(gateway)
-        for _ in range(rounds):
-            await gateway.start()
-            load.start()
-            enough = len(fake.requests) + CALLERS
-            await fake.wait_for(lambda: len(fake.requests) > enough)  # noqa: B023 — awaited here
-            await asyncio.sleep(random.uniform(0.05, 0.6))
-            children = gateway.children()
-            assert children, "the importer is a child"
-            gateway.tell(signal.SIGKILL)
-            await gone(children, 2.0)
-            await gateway.wait()
-            await load.end()
+        try:
+            await _kills(gateway, fake, rounds)
+        finally:
+            await gateway.kill()
+
+
+async def _kills(gateway: GatewayProcess, fake: FakeProvider, rounds: int) -> None:
+    load = Load(gateway)
+    for _ in range(rounds):
         await gateway.start()
-        await gateway.ready()
-        outcomes = gateway.outcomes()
-        async with asyncio.timeout(20):
-            while len(outcomes) < len(fake.requests) or not load.whole <= outcomes.keys():
-                await asyncio.sleep(0.05)
-                outcomes = gateway.outcomes()
+        load.start()
+        enough = len(fake.requests) + CALLERS
+        await fake.wait_for(lambda: len(fake.requests) > enough)  # noqa: B023 — awaited here
+        await asyncio.sleep(random.uniform(0.05, 0.6))
         children = gateway.children()
-        gateway.tell(signal.SIGTERM)
-        assert await gateway.wait() == 0
+        assert children, "the importer is a child"
+        gateway.tell(signal.SIGKILL)
         await gone(children, 2.0)
-        outcomes = gateway.outcomes()
+        await gateway.wait()
+        await load.end()
+    await gateway.start()
+    await gateway.ready()
+    outcomes = gateway.outcomes()
+    async with asyncio.timeout(20):
+        while len(outcomes) < len(fake.requests) or not load.whole <= outcomes.keys():
+            await asyncio.sleep(0.05)
+            outcomes = gateway.outcomes()
+    children = gateway.children()
+    gateway.tell(signal.SIGTERM)
+    assert await gateway.wait() == 0
+    await gone(children, 2.0)
+    outcomes = gateway.outcomes()
     assert len(load.whole) > rounds * CALLERS
     assert {outcomes[request_id] for request_id in load.whole} == {"ok"}
     # a caller may miss the last bytes of an answer that was settled: that is `ok` and cut; in flight is `lost`

@@ -49,7 +49,7 @@ class GatewayProcess:
         """what it printed until it listened"""
         self._config = config
         self._env = env or {}
-        self._output: asyncio.Task[bytes]
+        self._output: asyncio.Task[bytes] | None = None
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -72,17 +72,25 @@ class GatewayProcess:
             self.process = await asyncio.create_subprocess_exec(
                 sys.executable, *command, env={**env, **self._env}, stdout=asyncio.subprocess.PIPE, stderr=log
             )
+        try:
+            async with asyncio.timeout(START_S):
+                await self._listening(self.process.stdout)
+        except BaseException:
+            await self.kill()
+            raise
         assert self.process.stdout is not None
+        reading = self.process.stdout.read()
+        self._output = asyncio.create_task(reading)  # noqa: TID251 — kept, awaited in wait()
+
+    async def _listening(self, output: asyncio.StreamReader | None) -> None:
+        assert output is not None
         self.lines = []
-        async with asyncio.timeout(START_S):
-            while line := await self.process.stdout.readline():
-                self.lines.append(line.decode().rstrip("\n"))
-                if found := re.search(r"listens on http://[^ :]+:(\d+)", self.lines[-1]):
-                    self.port = int(found[1])
-                    break
-            else:
-                raise RuntimeError(f"the gateway did not start: {self.log()[-2000:]}")
-        self._output = asyncio.create_task(self.process.stdout.read())  # noqa: TID251 — kept, awaited in wait()
+        while line := await output.readline():
+            self.lines.append(line.decode().rstrip("\n"))
+            if found := re.search(r"listens on http://[^ :]+:(\d+)", self.lines[-1]):
+                self.port = int(found[1])
+                return
+        raise RuntimeError(f"the gateway did not start: {self.log()[-2000:]}")
 
     @property
     def key(self) -> str:
@@ -165,7 +173,8 @@ class GatewayProcess:
         """Its exit status, once it has ended. Raises TimeoutError."""
         async with asyncio.timeout(timeout_s):
             status = await self.process.wait()
-            await self._output
+            if self._output is not None:
+                await self._output
         return status
 
     async def kill(self) -> None:
