@@ -70,16 +70,17 @@ async def test_stop_ends_the_child_and_collects_it(model_home: Path) -> None:
         assert not list((model_home / "run").iterdir())
 
 
-async def test_stop_while_it_loads_ends_the_child_too(model_home: Path) -> None:
-    """There is no moment at which a child can be forgotten."""
-    model = BuiltinModel(model_home, asyncio.get_running_loop(), nothing)
-    await model.start()
-    async with asyncio.timeout(10):
-        while model.pid is None:
-            await asyncio.sleep(0.001)
-    pid = model.pid
-    await model.stop()
-    assert not psutil.pid_exists(pid)
+async def test_stop_at_any_moment_of_the_start_leaves_no_child(model_home: Path) -> None:
+    """After each of the first turns of the loop, and once the child is known: there is no moment to be forgotten in."""
+    for turns in (0, 1, 2, 3, 4, 5, 6, 8, 10, 20, -1):
+        model = BuiltinModel(model_home, asyncio.get_running_loop(), nothing)
+        await model.start()
+        async with asyncio.timeout(10):
+            while turns:
+                await asyncio.sleep(0)
+                turns = -(model.pid is None) if turns < 0 else turns - 1
+        await model.stop()
+        assert not [each for each in psutil.Process().children() if "potluck.engines.llama_child" in each.cmdline()]
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGSEGV])

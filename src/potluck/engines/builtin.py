@@ -198,15 +198,7 @@ class BuiltinModel:
             embedding_slots=EMBEDDING_SLOTS,
             embedding_tokens=EMBEDDING_TOKENS,
         )
-        with self._open_log() as log:
-            process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-P", "-m", "potluck.engines.llama_child"),
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=log,
-                env={name: value for name, value in os.environ.items() if name in _KEPT_VARIABLES},
-                start_new_session=True,  # a Ctrl-C at the terminal is the gateway's: it drains first
-            )
+        process = await self._spawn()
         ready, listening = False, None
         try:
             self.pid = process.pid
@@ -229,9 +221,29 @@ class BuiltinModel:
             self.pid, self._orders, self.embeds = None, None, False
             if listening is not None:
                 listening.cancel()
+                await asyncio.gather(listening, return_exceptions=True)
             await self._end(process)
         assert process.returncode is not None
         return process.returncode, ready
+
+    async def _spawn(self) -> asyncio.subprocess.Process:
+        """Start the child. A cancellation meanwhile ends the one that was being started."""
+        with self._open_log() as log:
+            spawning = asyncio.ensure_future(
+                asyncio.create_subprocess_exec(
+                    *(sys.executable, "-P", "-m", "potluck.engines.llama_child"),
+                    stdin=asyncio.subprocess.PIPE,
+                    stdout=asyncio.subprocess.PIPE,
+                    stderr=log,
+                    env={name: value for name, value in os.environ.items() if name in _KEPT_VARIABLES},
+                    start_new_session=True,  # a Ctrl-C at the terminal is the gateway's: it drains first
+                )
+            )
+            try:
+                return await asyncio.shield(spawning)
+            except asyncio.CancelledError:
+                await self._end(await spawning)
+                raise
 
     async def _listen(self, said: asyncio.StreamReader) -> None:
         """Hear that the server for embeddings is there."""
@@ -264,16 +276,16 @@ class BuiltinModel:
 
     async def _end(self, process: asyncio.subprocess.Process) -> None:
         """Ask, then kill, then reap; a cancellation meanwhile does not leave it behind."""
-        if process.returncode is None:
-            assert process.stdin is not None
-            process.stdin.close()
-            waiting = asyncio.ensure_future(process.wait())
-            try:
-                await asyncio.wait({waiting}, timeout=self._pace.leave_s)
-            finally:
-                if not waiting.done():
-                    process.kill()
-            await waiting
+        assert process.stdin is not None
+        process.stdin.close()
+        # to the end of its stdout too: nothing of it is left on the loop
+        ending = asyncio.ensure_future(process.communicate())
+        try:
+            await asyncio.wait({ending}, timeout=self._pace.leave_s)
+        finally:
+            if process.returncode is None:
+                process.kill()
+        await ending
         self._mark_file.unlink(missing_ok=True)
 
     def _open_log(self) -> BinaryIO:
