@@ -18,7 +18,9 @@ GOOD = answers.completion("ok")
 
 @pytest.fixture
 def limits() -> PlaneLimits:
-    return PlaneLimits(head_s=0.4, keep_alive_s=0.8, body_idle_s=0.4, body_total_s=1.2, linger_s=0.3, caller_stall_s=0.6)
+    return PlaneLimits(
+        head_s=0.4, keep_alive_s=0.8, body_idle_s=0.4, body_total_s=1.2, linger_s=0.3, caller_stall_s=0.6
+    )
 
 
 def control(path: str = "/anything", body: bytes | None = None, method: str | None = None, **headers: str) -> bytes:
