@@ -49,7 +49,18 @@ def cost_nanousd(usage: TokenUsage, price: Price) -> int:
     A tier replaces the base rates for the whole prompt. Parts that an upstream reports beyond the whole they belong to
     are cut to it, in the order cached, written, audio; reasoning, audio: nothing is charged twice, nothing below zero.
     """
-    rate_in, rate_out, rate_cached, rate_write = price.input, price.output, price.cached_input, price.cache_write
+    rate_in, rate_out = price.input, price.output
+    if not (
+        price.tiers
+        or usage.cached_input_tokens
+        or usage.reasoning_tokens
+        or usage.cache_write_tokens
+        or usage.audio_input_tokens
+        or usage.audio_output_tokens
+    ):
+        plain = max(0, usage.input_tokens) * rate_in + max(0, usage.output_tokens) * rate_out
+        return -(-plain // TOKENS_PER_UNIT) + price.per_request
+    rate_cached, rate_write = price.cached_input, price.cache_write
     for tier in price.tiers:
         if usage.input_tokens > tier.above_input_tokens:
             rate_in, rate_out, rate_cached, rate_write = tier.input, tier.output, tier.cached_input, tier.cache_write

@@ -27,10 +27,10 @@ class Plan(msgspec.Struct, frozen=True, gc=False):
 def plan(snapshot: Snapshot, key: CompiledKey, envelope: Envelope) -> Plan:
     """Resolve the model and order its targets. Raises RequestError: unknown model, not allowed, looser than the key."""
     name = envelope.model
-    model = resolve(snapshot, name)
+    model = snapshot.models.get(name) or resolve(snapshot, name)
     if model is None:
         raise not_found(snapshot, key, name)
-    if not allowed(key, name):
+    if key.models is not None and not allowed(key, name):
         raise not_allowed(name)
     controls = envelope.controls
     data_class = key.data_class
@@ -40,10 +40,6 @@ def plan(snapshot: Snapshot, key: CompiledKey, envelope: Envelope) -> Plan:
             raise RequestError("policy_denied", message, param="potluck.data_class")
         data_class = controls.data_class
     capability = envelope.capability
-    if len(model.targets) == 1 and controls is None:
-        target = model.targets[0]
-        reason = _why_not(target, capability, data_class)
-        return Plan([], [(target.name, reason)]) if reason else Plan([target], [])
     targets: list[CompiledTarget] = []
     left_out: list[tuple[str, str]] = []
     for target in model.targets:

@@ -9,6 +9,7 @@ Rules:
 """
 
 import json
+import re
 from typing import Annotated, Any, NoReturn, TypeVar
 
 import msgspec
@@ -20,6 +21,7 @@ from potluck.wire.errors import RequestError
 
 MAX_MODEL_CHARS = 256
 MAX_USER_CHARS = 256
+_MODEL_NAME = re.compile(r"[\x21-\x7e]{1,%d}" % MAX_MODEL_CHARS).fullmatch
 MAX_COUNT = (1 << 53) - 1
 """the largest integer that every JSON reader takes alike"""
 EXACT_SCAN_MAX_BYTES = 1 << 20
@@ -36,6 +38,7 @@ _READ: dict[Capability, tuple[str, ...]] = {
 _WRITE_OUT_BYTES = 4096
 """up to here writing members out to see how long they are is cheaper than adding lengths up"""
 _LEAST_DUPLICATE_BYTES = 6
+_ARRAY = ord("[")
 """`"n":1,` is the shortest repetition of a member that is read"""
 
 T = TypeVar("T")
@@ -108,7 +111,8 @@ def decode_envelope(capability: Capability, body: bytes) -> Envelope:
         if "max_completion_tokens" in members:
             limit = _read(members, "max_completion_tokens", _decode_at_least_1, _AT_LEAST_1)
             envelope.max_output_tokens = limit or envelope.max_output_tokens
-        _read_stream(envelope)
+        if "stream" in members or "stream_options" in members:
+            _read_stream(envelope)
         if "n" in members:
             envelope.n = _read(members, "n", _decode_n, _N) or 1
     elif capability == "completions":
@@ -154,10 +158,8 @@ def _model(members: dict[str, Raw]) -> str:
         model = _decode_str(raw)
     except msgspec.ValidationError:
         _refuse("model", "must be a string")
-    if not 0 < len(model) <= MAX_MODEL_CHARS:
-        _refuse("model", f"must have 1 to {MAX_MODEL_CHARS} characters")
-    if not (model.isascii() and model.isprintable()) or " " in model:
-        _refuse("model", "must be printable ASCII without spaces")
+    if _MODEL_NAME(model) is None:
+        _refuse("model", f"must be 1 to {MAX_MODEL_CHARS} characters of printable ASCII without spaces")
     return model
 
 
