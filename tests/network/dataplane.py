@@ -71,9 +71,9 @@ class TappedSpool(Spool):
         self.refusals: list[tuple[str, str]] = []
         self.changed = asyncio.Condition()
 
-    def intend(self, intent: Intent, then: Callable[[bool], None]) -> None:
-        self.intents.append(intent)
-        super().intend(intent, then)
+    def intend_line(self, request_id: str, line: bytes, then: Callable[[bool], None]) -> None:
+        self.intents.append(msgspec.json.decode(line, type=Intent))
+        super().intend_line(request_id, line, then)
 
     def settle(self, record: UsageRecord, then: Callable[[bool], None]) -> None:
         self.records.append(record)

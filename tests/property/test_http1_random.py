@@ -4,7 +4,7 @@ import h11
 from hypothesis import given
 from hypothesis import strategies as st
 
-from potluck.wire.http1 import MAX_HEAD_BYTES, BadRequest, BodyReader, Head, find_head_end, parse_head
+from potluck.wire.http1 import MAX_HEAD_BYTES, BadRequest, BodyReader, Head, HeadReader, find_head_end, parse_head
 
 token = st.text("abcdefghijklmnopqrstuvwxyzABCXYZ0123456789-_!#$%&'*+.^`|~", min_size=1, max_size=12)
 value = st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E), max_size=30)
@@ -97,3 +97,35 @@ def test_the_head_limit_is_exact(size):
     except BadRequest as error:
         assert error.status == 431
         assert size > MAX_HEAD_BYTES
+
+
+def _facts(head: Head) -> tuple:
+    members = ("method", "target", "minor", "keep_alive", "expect_continue", "content_length", "chunked")
+    return (*[getattr(head, name) for name in members], sorted(head.headers))
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([b"7", b"12", b"0", b"007", b"99999999999999999999", b"1x", b"", b"1 ", b"1\r", b"-1"]),
+            st.sampled_from([b"Content-Length: ", b"content-length:", b"X-Content-Length: ", b"X: Content-Length: "]),
+            st.sampled_from([b"", b"X: 1\r\n", b"Content-Length: 3\r\n", b"Transfer-Encoding: chunked\r\n"]),
+            st.sampled_from([b"", b"Expect: 100-continue\r\n", b"Connection: close\r\n", b"X: 2\r\n"]),
+        ),
+        max_size=8,
+    )
+)
+def test_heads_of_one_connection_are_read_as_if_each_were_the_first(variants):
+    """What the reader remembers of the last head never changes what the next one means."""
+    reader = HeadReader()
+    for digits, name, before, after in variants:
+        raw = b"POST /v1/x HTTP/1.1\r\nHost: a\r\n" + before + name + digits + b"\r\n" + after + b"\r\n"
+        try:
+            expected = _facts(parse_head(raw))
+        except BadRequest as error:
+            expected = error.status
+        try:
+            found = _facts(reader.parse(raw))
+        except BadRequest as error:
+            found = error.status
+        assert found == expected

@@ -98,12 +98,15 @@ class Spool:
 
     def intend(self, intent: Intent, then: Then) -> None:
         """Record what a provider may bill from now on. `then(False)`: it could not be recorded."""
+        self.intend_line(intent.id, self._encode(intent), then)
+
+    def intend_line(self, request_id: str, line: bytes, then: Then) -> None:
+        """`intend` for a line that is encoded already."""
         if self._over:
             self._loop.call_soon(then, False)
             return
-        line = self._encode(intent)
-        earlier = self._open.get(intent.id)
-        self._open[intent.id] = line if earlier is None else b"%b\n%b" % (earlier, line)
+        calls = self._open
+        calls[request_id] = line if request_id not in calls else b"%b\n%b" % (calls[request_id], line)
         if not self._lines:
             self._loop.call_soon(self._flush)
         self._lines.append(line)

@@ -150,6 +150,29 @@ class Intent(msgspec.Struct, frozen=True, omit_defaults=True, gc=False, tag="i",
     """attempts of this request that have already ended: what is not in here and has an intent counts as in flight"""
 
 
+class IntentForm:
+    """Intents that differ in id, time and size only, as those of one key for one target mostly do: encoded once.
+
+    `line` is the same JSON as of the `Intent` (its members in another order), at a fifth of the cost.
+    """
+
+    __slots__ = ("_rest",)
+
+    def __init__(self, intent: Intent) -> None:
+        """Of an intent with `n` 1 and `request_bytes` 0."""
+        line = msgspec.json.encode(intent)
+        self._rest = line[line.index(b'"organisation_id"') :]
+
+    def line(self, request_id: str, at_ms: int, request_bytes: int) -> bytes:
+        """The spool line of one intent. `request_id` is ours, so it needs no escaping."""
+        return b'{"t":"i","id":"%b","n":1,"at_ms":%d,"request_bytes":%d,%b' % (
+            request_id.encode(),
+            at_ms,
+            request_bytes,
+            self._rest,
+        )
+
+
 class Settlement(msgspec.Struct, frozen=True, gc=False, tag="s", tag_field="t"):
     """Spool line that closes a request: the record whole. The first one of a request id wins."""
 

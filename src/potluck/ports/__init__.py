@@ -98,6 +98,9 @@ class Recorder(Protocol):
 
     def intend(self, intent: Intent, then: Callable[[bool], None]) -> None: ...
 
+    def intend_line(self, request_id: str, line: bytes, then: Callable[[bool], None]) -> None:
+        """`intend` for an intent that is encoded already (`IntentForm`)."""
+
     def settle(self, record: UsageRecord, then: Callable[[bool], None]) -> None: ...
 
     def refuse(self, reason: str, who: str, at_ms: int, detail: str) -> None:

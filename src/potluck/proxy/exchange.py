@@ -20,7 +20,16 @@ from typing import TYPE_CHECKING
 from potluck.model.price import cost_nanousd
 from potluck.model.resources import Capability
 from potluck.model.snapshot import CompiledKey, CompiledTarget
-from potluck.model.usage import Answered, AttemptRecord, ErrorClass, Intent, Outcome, TokenUsage, UsageRecord
+from potluck.model.usage import (
+    Answered,
+    AttemptRecord,
+    ErrorClass,
+    Intent,
+    IntentForm,
+    Outcome,
+    TokenUsage,
+    UsageRecord,
+)
 from potluck.policy.estimate import estimate_usage
 from potluck.policy.retry_after import parse_retry_after
 from potluck.ports import Call, Failure
@@ -46,6 +55,8 @@ clock = time.monotonic
 clock_ns = time.monotonic_ns
 unix_s = time.time
 
+MAX_FORMS = 10_000
+"""intents kept encoded; more kinds than that at once, and all are made anew"""
 DONE_EVENT = b"data: [DONE]\n\n"
 
 
@@ -174,28 +185,42 @@ class Exchange:
         self._parts: list[bytes] = []
         self._size_bytes = self._status = 0
         self._connected_us = self._first_byte_us = 0
+        plane, envelope = self.plane, self.envelope
+        if n == 1 and not envelope.user and not envelope.tags:
+            if plane.forms_in is not plane.snapshots.current:
+                plane.forms_in, plane.intent_forms = plane.snapshots.current, {}
+            forms = plane.intent_forms
+            kind = (self.key.id, target.id, self.capability, envelope.model, envelope.stream)
+            form = forms.get(kind)
+            if form is None:
+                if len(forms) >= MAX_FORMS:
+                    forms.clear()
+                form = forms[kind] = IntentForm(self._intent(target, 0))
+            plane.recorder.intend_line(self.id, form.line(self.id, self.at_ms, len(self.body)), self._intended)
+        else:
+            plane.recorder.intend(self._intent(target, len(self.body)), self._intended)
+
+    def _intent(self, target: CompiledTarget, request_bytes: int) -> Intent:
         envelope, key = self.envelope, self.key
-        self.plane.recorder.intend(
-            Intent(
-                id=self.id,
-                n=n,
-                at_ms=self.at_ms,
-                organisation_id=key.organisation_id,
-                project_id=key.project_id,
-                key_id=key.id,
-                endpoint=self.capability,
-                model=envelope.model,
-                target_id=target.id,
-                target=target.name,
-                provider_id=target.provider_id,
-                credential_id=target.credential_id,
-                stream=envelope.stream,
-                user=envelope.user,
-                tags=envelope.tags,
-                request_bytes=len(self.body),
-                price_version=target.price.version if target.price else "",
-            ),
-            self._intended,
+        return Intent(
+            id=self.id,
+            n=self._attempt_n,
+            at_ms=self.at_ms,
+            organisation_id=key.organisation_id,
+            project_id=key.project_id,
+            key_id=key.id,
+            endpoint=self.capability,
+            model=envelope.model,
+            target_id=target.id,
+            target=target.name,
+            provider_id=target.provider_id,
+            credential_id=target.credential_id,
+            stream=envelope.stream,
+            user=envelope.user,
+            tags=envelope.tags,
+            request_bytes=request_bytes,
+            price_version=target.price.version if target.price else "",
+            failed=tuple(self._attempts),
         )
 
     def _intended(self, written: bool) -> None:

@@ -20,7 +20,7 @@ from potluck.proxy.answers import CONTINUE, connection_field, json_answer
 from potluck.proxy.exchange import Exchange
 from potluck.proxy.plane import Plane
 from potluck.wire.errors import RequestError, encode_error
-from potluck.wire.http1 import DRAIN_BYTES, BadRequest, BodyReader, Head, find_head_end, parse_head
+from potluck.wire.http1 import DRAIN_BYTES, BadRequest, BodyReader, Head, HeadReader, find_head_end
 
 HEAD, BODY, BUSY, FULL, LINGER, GONE = range(6)
 
@@ -43,6 +43,7 @@ class Connection(asyncio.Protocol):
         "_buffer",
         "_capability",
         "_head",
+        "_heads",
         "_known_field",
         "_known_in",
         "_known_key",
@@ -76,6 +77,7 @@ class Connection(asyncio.Protocol):
         self._searched_bytes = 0
         self._state = HEAD
         self._head: Head | None = None
+        self._heads = HeadReader()
         self._reader: BodyReader | None = None
         self._reserved_bytes = 0
         self._started_at = 0.0
@@ -158,7 +160,7 @@ class Connection(asyncio.Protocol):
             self._wait_for_head(data)
             return
         self._searched_bytes = 0
-        head = parse_head(data if end == len(data) else data[:end])
+        head = self._heads.parse(data if end == len(data) else data[:end])
         self._head = head
         if not self._accept(head):
             if end < len(data) and self._state in (HEAD, FULL):

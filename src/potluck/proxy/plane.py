@@ -7,6 +7,7 @@ from email.utils import formatdate
 from typing import TYPE_CHECKING
 
 from potluck.model.ids import RequestIds
+from potluck.model.usage import IntentForm
 from potluck.ports import Meter, Recorder, SnapshotSource, Upstream
 from potluck.proxy.limits import PlaneLimits
 
@@ -54,6 +55,9 @@ class Plane:
         self.exchanges: set[Exchange] = set()
         self.connections: set[Connection] = set()
         self.guarded: set[GuardedHttp] = set()
+        self.intent_forms: dict[tuple[str, str, str, str, bool], IntentForm] = {}
+        """by key, target, endpoint, model and stream, as they are in the snapshot `forms_in`"""
+        self.forms_in = snapshots.current
         self.draining = False
         self.buffered_bytes = 0
         self.date = b""

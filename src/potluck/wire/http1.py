@@ -25,6 +25,8 @@ DRAIN_BYTES = 64 * 1024  # of a refused body: read before the close, so that the
 
 _SINGLETONS = frozenset({b"host", b"authorization", b"content-length", b"content-type", b"x-api-key", b"api-key"})
 _METHODS_REFUSED = frozenset({b"CONNECT", b"TRACE"})
+MAX_LENGTH_DIGITS = 15
+_CONTENT_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,15})(?=\r\n)", re.IGNORECASE)
 _CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,16})[ \t]*(?:;[\t\x20-\x7e\x80-\xff]*)?\r\n")
 
 
@@ -258,3 +260,38 @@ class BodyReader:
             self._todo += len(line)
             if self._todo > MAX_TRAILER_BYTES:
                 raise BadRequest(400, f"the trailers are larger than {MAX_TRAILER_BYTES} bytes")
+
+
+class HeadReader:
+    """`parse_head` for the heads of one connection, which mostly differ in their Content-Length alone.
+
+    A head that is byte for byte the last one but for the digits of its Content-Length is the last one but for that
+    number: nothing else is parsed again. The same `Head` object is handed out, so one message at a time may use it.
+    """
+
+    __slots__ = ("_after", "_before", "_head")
+
+    def __init__(self) -> None:
+        self._before = b""
+        """up to the digits; empty while there is nothing to compare with"""
+        self._after = b""
+        self._head = Head()
+
+    def parse(self, raw: bytes) -> Head:
+        """One complete head. Raises BadRequest."""
+        before = self._before
+        start = len(before)
+        if start and raw[:start] == before:
+            end = raw.find(b"\r", start, start + MAX_LENGTH_DIGITS + 1)
+            digits = raw[start:end]
+            if end > start and digits.isdigit() and raw[end:] == self._after:
+                self._head.content_length = int(digits)
+                return self._head
+        self._before = b""
+        self._head = head = parse_head(raw)
+        length = head.headers.get(b"content-length")
+        if length is not None and length.isdigit() and head.content_length and not head.expect_continue:
+            found = _CONTENT_LENGTH.search(raw)
+            if found is not None:
+                self._before, self._after = raw[: found.start(1)], raw[found.end(1) :]
+        return head

@@ -21,7 +21,7 @@ from potluck.wire.errors import RequestError
 
 MAX_MODEL_CHARS = 256
 MAX_USER_CHARS = 256
-_MODEL_NAME = re.compile(r"[\x21-\x7e]{1,%d}" % MAX_MODEL_CHARS).fullmatch
+_MODEL_NAME = re.compile(rf"[\x21-\x7e]{{1,{MAX_MODEL_CHARS}}}").fullmatch
 MAX_COUNT = (1 << 53) - 1
 """the largest integer that every JSON reader takes alike"""
 EXACT_SCAN_MAX_BYTES = 1 << 20
