@@ -58,6 +58,18 @@ class _Answer(msgspec.Struct):
     error: Any = None
 
 
+class _End(msgspec.Struct, gc=False):
+    finish_reason: str | None = None
+
+
+class _Ending(msgspec.Struct, gc=False):
+    """What is enough of most answers."""
+
+    choices: list[_End] = []
+    usage: Usage | None = None
+    error: Any = None
+
+
 class _Embeddings(msgspec.Struct):
     data: list[Raw] | None = None
     usage: Usage | None = None
@@ -94,6 +106,7 @@ class _Timed(msgspec.Struct):
 
 
 _decode_timings = msgspec.json.Decoder(_Timed).decode
+_decode_ending = msgspec.json.Decoder(_Ending).decode
 _decode_answer = msgspec.json.Decoder(_Answer).decode
 _decode_embeddings = msgspec.json.Decoder(_Embeddings).decode
 _decode_response = msgspec.json.Decoder(ResponseObject).decode
@@ -107,6 +120,16 @@ def read_response(capability: Capability, body: bytes, prompts: int = 1) -> Resp
     if capability == "responses":
         return _read_responses(body)
     try:
+        ending = _decode_ending(body)
+    except DECODE_ERRORS:
+        ending = None
+    if ending is not None and ending.usage is not None and len(ending.choices) == 1 and ending.error is None:
+        # one choice that used output tokens: whatever it says, it is an answer
+        usage = token_usage(ending.usage)
+        reason = ending.choices[0].finish_reason
+        if usage is not None and usage.output_tokens and reason != "error":
+            return ResponseFacts(usage, reason or "", False, None, body)
+    try:
         answer = _decode_answer(body)
     except DECODE_ERRORS:
         answer = _lenient_answer(decode_leniently(body))
@@ -118,8 +141,6 @@ def read_response(capability: Capability, body: bytes, prompts: int = 1) -> Resp
     if finish_reason == "error":
         return _failure({"message": "finish_reason error"}, body, "")
     used = usage is not None and usage.output_tokens
-    if used and len(choices) == 1:
-        return ResponseFacts(usage, finish_reason, False, None, body)
     said = [content_bytes(choice) for choice in choices]
     if len(choices) > 1 and usage is not None and counts_one_choice(body, usage):
         usage = _for_all_choices(usage, said, prompts)
