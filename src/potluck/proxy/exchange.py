@@ -122,7 +122,8 @@ class Exchange:
         self.capability: Capability = capability
         self.body = body
         self.id = plane.ids.next()
-        self.at_ms = int(unix_s() * 1000)
+        self._read_us = now_us = clock_ns() // 1000
+        self.at_ms = (now_us + plane.unix_offset_us) // 1000
         self._minor = head.minor
         self._wants_keep_alive = head.keep_alive
         self.deadline = FOREVER
@@ -131,7 +132,8 @@ class Exchange:
         self._attempt_n = 0
         self._attempts: list[AttemptRecord] = []
         self._failures: list[tuple[str, Failure]] = []
-        self._target: CompiledTarget | None = None
+        self._target: CompiledTarget
+        """of the current attempt; there from the first one on"""
         self._call: Call | None = None
         self._response_bytes = 0
         self._head_sent = self._content_sent = False
@@ -140,7 +142,6 @@ class Exchange:
         self._paused_at = 0.0
         # moments in microseconds, 0 where not reached
         self._started_us = int(started_at * 1e6)
-        self._read_us = clock_ns() // 1000
         self._first_content_us = self._upstream_us = 0
 
     # --- admit, plan
@@ -150,15 +151,15 @@ class Exchange:
         plane, key = self.plane, self.key
         try:
             self.envelope = envelope = decode_envelope(self.capability, self.body)
-            plan = planning.plan(plane.snapshots.current, key, envelope)
+            self._plan = plan = planning.plan(plane.snapshots.current, key, envelope)
         except RequestError as error:
             self._refuse(error)
             return
         plane.snapshots.touch(key)
         plane.exchanges.add(self)
-        self._plan = plan.targets
-        if not plan.targets:
-            self._give_up(RequestError("no_target_available", plan.why_none()))
+        if not plan:
+            why = planning.why_none(plane.snapshots.current, key, envelope)
+            self._give_up(RequestError("no_target_available", why))
             return
         if envelope.stream:
             self._last_out_at = clock()
@@ -233,7 +234,6 @@ class Exchange:
             self._give_up(RequestError("accounting_unavailable", "usage cannot be recorded: nothing was sent"))
             return
         target = self._target
-        assert target is not None
         body = encode_upstream_body(self.envelope, target.model_json, target.quirks)
         self._state = CALLING
         self._start_us = clock_ns() // 1000
@@ -259,7 +259,6 @@ class Exchange:
         elif headers.get(b"content-type", b"")[:17].lower() == b"text/event-stream":
             self._form = STREAM
             target = self._target
-            assert target is not None
             self._relay = Relay(self.envelope, target.price, self.plane.limits.max_event_bytes)
         else:
             self._form = WRONG_FORM
@@ -371,7 +370,6 @@ class Exchange:
 
     def _send_plain(self, written: bool) -> None:  # noqa: ARG002 — an answer that exists is delivered in any case
         connection, target = self.connection, self._target
-        assert target is not None
         if connection is not None:
             record = self._record
             fields = verdict.answer_fields(target, self._attempt_n, record.cost_nanousd, record.overhead_us)
@@ -466,7 +464,6 @@ class Exchange:
         """The answer's head. Before the first content, target and attempts are not known yet and are left out."""
         self._head_sent = True
         target = self._target
-        assert target is not None
         return stream_head(
             date=self.plane.date,
             request_id=self.id,
@@ -502,7 +499,6 @@ class Exchange:
     def _attempt_ended(self, error_class: ErrorClass, detail: str, usage: TokenUsage | None) -> None:
         """Write down the current attempt; times are microseconds since the request's head was complete."""
         target = self._target
-        assert target is not None
         price = target.price
         now_us, started_us = clock_ns() // 1000, self._started_us
         connected_us, first_byte_us = self._connected_us, self._first_byte_us
@@ -531,7 +527,6 @@ class Exchange:
         """The current attempt is over without an answer: the next target, or an honest end."""
         self._cancel(failure.detail)
         target = self._target
-        assert target is not None
         self._attempt_ended(failure.error_class, failure.detail, self._usage_so_far() if self._content_sent else None)
         self._failures.append((target.name, failure))
         if self.connection is None:
@@ -578,7 +573,8 @@ class Exchange:
         """Write the record; `then` runs once it is in the spool, and sends the last byte."""
         self._state = SETTLING
         self.deadline = FOREVER
-        envelope, key, target = self.envelope, self.key, self._target
+        envelope, key = self.envelope, self.key
+        target = self._target if self._attempt_n else None
         now_us, started_us, first_content_us = clock_ns() // 1000, self._started_us, self._first_content_us
         attempts = self._attempts
         answered: Answered | None = None
@@ -651,7 +647,6 @@ class Exchange:
         if self._state != CALLING:
             return  # before the call: `_intended` sees it; after it: the record is on its way
         target = self._target
-        assert target is not None
         if target.on_hangup == "drain" and self._status:
             if self._paused_at and self._call is not None:
                 self._call.resume()

@@ -62,6 +62,8 @@ class Plane:
         self.buffered_bytes = 0
         self.date = b""
         """the Date field, renewed each second"""
+        self.unix_offset_us = 0
+        """from the monotonic clock to unix time, renewed at each sweep"""
         self.now = time.monotonic()
         """of the last sweep: near enough for deadlines of many seconds"""
         self._date_at = 0
@@ -102,6 +104,7 @@ class Plane:
     def sweep(self, now: float) -> None:
         """Run all deadlines; called ten times a second. One set is swept, instead of one timer per exchange."""
         self.now = now
+        self.unix_offset_us = time.time_ns() // 1000 - time.monotonic_ns() // 1000
         second = int(time.time())
         if second != self._date_at:
             self._date_at = second

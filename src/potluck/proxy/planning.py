@@ -1,7 +1,5 @@
 """From a decoded request to the ordered list of targets that may serve it, with a reason for each one left out."""
 
-import msgspec
-
 from potluck.model.price import NANOUSD_PER_USD
 from potluck.model.snapshot import CompiledKey, CompiledTarget, Snapshot
 from potluck.proxy.own_answers import allowed, not_allowed, not_found, resolve
@@ -12,43 +10,40 @@ from potluck.wire.errors import RequestError
 _OPENNESS = {"private": 0, "standard": 1, "open": 2}
 
 
-class Plan(msgspec.Struct, frozen=True, gc=False):
-    """Targets in the order in which they are tried; why others are not."""
+def plan(snapshot: Snapshot, key: CompiledKey, envelope: Envelope) -> list[CompiledTarget]:
+    """The targets that may serve the request, in the order in which they are tried; empty: `why_none` says why.
 
-    targets: list[CompiledTarget]
-    left_out: list[tuple[str, str]]
-
-    def why_none(self) -> str:
-        """One sentence for the caller when no target is left."""
-        reasons = "; ".join(f"{name}: {reason}" for name, reason in self.left_out)
-        return f"no target can serve this request ({reasons or 'the model has none'})"
-
-
-def plan(snapshot: Snapshot, key: CompiledKey, envelope: Envelope) -> Plan:
-    """Resolve the model and order its targets. Raises RequestError: unknown model, not allowed, looser than the key."""
+    Raises RequestError: unknown model, not allowed, or looser than the key's project.
+    """
     name = envelope.model
     model = snapshot.models.get(name) or resolve(snapshot, name)
     if model is None:
         raise not_found(snapshot, key, name)
     if key.models is not None and not allowed(key, name):
         raise not_allowed(name)
+    controls, data_class = envelope.controls, key.data_class
+    if controls is None:
+        capability = envelope.capability
+        return [target for target in model.targets if not _why_not(target, capability, data_class)]
+    if controls.data_class and _OPENNESS[controls.data_class] > _OPENNESS[data_class]:
+        message = f"this key's project allows data class {data_class!r} at most"
+        raise RequestError("policy_denied", message, param="potluck.data_class")
+    return [target for target in model.targets if not _left_out(target, key, envelope)]
+
+
+def why_none(snapshot: Snapshot, key: CompiledKey, envelope: Envelope) -> str:
+    """One sentence for the caller when `plan` came out empty."""
+    model = resolve(snapshot, envelope.model)
+    targets = model.targets if model is not None else ()
+    reasons = "; ".join(f"{target.name}: {_left_out(target, key, envelope)}" for target in targets)
+    return f"no target can serve this request ({reasons or 'the model has none'})"
+
+
+def _left_out(target: CompiledTarget, key: CompiledKey, envelope: Envelope) -> str:
+    """Why a target is not in the plan; empty: it is."""
     controls = envelope.controls
-    data_class = key.data_class
-    if controls is not None and controls.data_class:
-        if _OPENNESS[controls.data_class] > _OPENNESS[data_class]:
-            message = f"this key's project allows data class {data_class!r} at most"
-            raise RequestError("policy_denied", message, param="potluck.data_class")
-        data_class = controls.data_class
-    capability = envelope.capability
-    targets: list[CompiledTarget] = []
-    left_out: list[tuple[str, str]] = []
-    for target in model.targets:
-        reason = _why_not(target, capability, data_class) or (_filtered(target, controls) if controls else "")
-        if reason:
-            left_out.append((target.name, reason))
-        else:
-            targets.append(target)
-    return Plan(targets, left_out)
+    data_class = (controls.data_class if controls is not None else None) or key.data_class
+    return _why_not(target, envelope.capability, data_class) or (_filtered(target, controls) if controls else "")
 
 
 def _why_not(target: CompiledTarget, capability: str, data_class: str) -> str:

@@ -14,8 +14,8 @@ ROUTE = b"default"
 """the rule that applies while no routing rules exist: the model's targets in their order"""
 
 MAX_KEPT_FIELDS = 10_000
-_TARGET_FIELDS: dict[str, bytes] = {}
-"""by target name: what its response fields begin with"""
+_FIRST_TIME_FIELDS: dict[str, bytes] = {}
+"""by target name: the fields of an answer that came at the first attempt"""
 
 _OUTCOMES: dict[str, Outcome] = {
     "upstream_error": "upstream_error",
@@ -32,20 +32,27 @@ _OUTCOMES: dict[str, Outcome] = {
 
 def stream_fields(target: CompiledTarget, attempts: int) -> bytes:
     """Potluck's response fields that are known when an answer begins."""
-    fields = _TARGET_FIELDS.get(target.name)
-    if fields is None:
-        if len(_TARGET_FIELDS) >= MAX_KEPT_FIELDS:
-            _TARGET_FIELDS.clear()
-        fields = _TARGET_FIELDS[target.name] = (
-            b"x-potluck-target: %s\r\nx-potluck-route: %s\r\nx-potluck-cache: off\r\nx-potluck-attempts: "
-            % (target.name.encode(), ROUTE)
-        )
-    return b"%s%d\r\n" % (fields, attempts)
+    if attempts == 1:
+        fields = _FIRST_TIME_FIELDS.get(target.name)
+        if fields is not None:
+            return fields
+    fields = b"x-potluck-target: %s\r\nx-potluck-route: %s\r\nx-potluck-cache: off\r\nx-potluck-attempts: %d\r\n" % (
+        target.name.encode(),
+        ROUTE,
+        attempts,
+    )
+    if attempts == 1:
+        if len(_FIRST_TIME_FIELDS) >= MAX_KEPT_FIELDS:
+            _FIRST_TIME_FIELDS.clear()
+        _FIRST_TIME_FIELDS[target.name] = fields
+    return fields
 
 
 def answer_fields(target: CompiledTarget, attempts: int, cost: int | None, overhead_us: int) -> bytes:
     """Potluck's response fields of a whole answer. No cost field when the target has no price."""
-    fields = stream_fields(target, attempts)
+    fields = _FIRST_TIME_FIELDS.get(target.name) if attempts == 1 else None
+    if fields is None:
+        fields = stream_fields(target, attempts)
     if cost is None:
         return b"%sx-potluck-overhead-us: %d\r\n" % (fields, overhead_us)
     usd, nanousd = divmod(cost, NANOUSD_PER_USD)
@@ -60,9 +67,8 @@ def error_fields(error: RequestError, attempts: int) -> bytes:
     return fields
 
 
-def late_comment(target: CompiledTarget | None, attempts: int) -> bytes:
+def late_comment(target: CompiledTarget, attempts: int) -> bytes:
     """Target and attempts as a comment, for a stream whose head went out before they were known."""
-    assert target is not None
     return encode_comment(f"x-potluck-target: {target.name}, x-potluck-attempts: {attempts}")
 
 
