@@ -56,7 +56,10 @@ class Sink(Protocol):
         """
 
     def head(self, status: int, headers: dict[bytes, bytes]) -> None:
-        """Final response head (1xx are skipped). Names in lower case; repeated fields are joined by `, `."""
+        """Final response head (1xx are skipped). Names in lower case; repeated fields are joined by `, `.
+
+        A value may end in white space.
+        """
 
     def data(self, chunk: bytes) -> None:
         """Body bytes, transfer coding removed, as one upstream read brought them."""

@@ -249,7 +249,7 @@ class Exchange:
         self._status = status
         # these three are all that is read of an upstream's head; everything else in it stays behind
         if b"content-encoding" in headers:
-            self._set_coding(headers[b"content-encoding"].lower())
+            self._set_coding(headers[b"content-encoding"].strip().lower())
         if b"retry-after" in headers:
             self._retry_after_s = parse_retry_after(headers[b"retry-after"], unix_s())
         if status != 200:

@@ -269,7 +269,7 @@ class Connection(asyncio.Protocol):
         self._keep_alive = parser.should_keep_alive()
         coding = headers.get(b"transfer-encoding")
         self._chunked = coding is not None
-        if coding is not None and coding.lower() != b"chunked":
+        if coding is not None and coding.rstrip().lower() != b"chunked":
             self._fault = "the answer has an unknown transfer coding"
         self._until_close = not (self._keep_alive or self._chunked or b"content-length" in headers)
 
