@@ -1,6 +1,7 @@
-"""Brings the control plane in: the ASGI application under `GuardedHttp`, attached to the listening data plane.
+"""Brings the control plane in: its front door under `GuardedHttp`, attached to the listening data plane.
 
-Importing this module imports Litestar, SQLAlchemy and uvicorn; the gateway does so after it listens.
+Importing this module imports uvicorn; the gateway does so after it listens. Litestar and SQLAlchemy come with the first
+call that needs them (`admin.front`).
 """
 
 from typing import TYPE_CHECKING
@@ -9,13 +10,14 @@ from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 import potluck
-from potluck.admin.app import Deps, create_app
-from potluck.console.landing import landing_routes
+from potluck.admin.front import Front
 from potluck.proxy.guarded import GuardedHttp
+from potluck.runtime import memory
 
 if TYPE_CHECKING:
     import asyncio
 
+    from potluck.admin.rest.edge import App
     from potluck.proxy.listener import Connection
     from potluck.runtime.gateway import Gateway
 
@@ -23,18 +25,25 @@ if TYPE_CHECKING:
 def attach(gateway: "Gateway") -> None:
     """Build the application from the gateway's parts and hand it to the plane. Runs on the loop."""
     settings = gateway.settings
-    app = create_app(
-        Deps(
-            store=gateway.store,
-            vault=gateway.vault,
-            snapshots=gateway.snapshots,
-            version=potluck.__version__,
-            readiness=gateway.readiness,
-            render_metrics=gateway.exposition.render,
-            metrics_content_type=gateway.exposition.content_type,
-            pages=landing_routes(potluck.__version__, settings.url),
+
+    def load() -> "App":
+        from potluck.admin.app import Deps, create_app
+        from potluck.console.landing import landing_routes
+
+        return create_app(
+            Deps(
+                store=gateway.store,
+                vault=gateway.vault,
+                snapshots=gateway.snapshots,
+                version=potluck.__version__,
+                readiness=gateway.readiness,
+                render_metrics=gateway.exposition.render,
+                metrics_content_type=gateway.exposition.content_type,
+                pages=landing_routes(potluck.__version__, settings.url),
+            )
         )
-    )
+
+    app = Front(load, gateway.readiness, gateway.snapshots, gateway.store, loaded=memory.settle)
     config = Config(
         app,
         http=GuardedHttp,

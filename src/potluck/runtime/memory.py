@@ -37,3 +37,6 @@ def settle() -> None:
     """Everything that lives as long as the process is there: look at it once, and never again."""
     gc.collect()
     gc.freeze()
+    if sys.platform.startswith("linux"):
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).malloc_trim(0)  # what the start needed and nobody needs again

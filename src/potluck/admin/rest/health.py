@@ -7,19 +7,13 @@ from litestar import Response, get
 from litestar.datastructures import State
 from litestar.exceptions import NotAuthorizedException
 
+from potluck.admin.front import Readiness, readiness
 from potluck.admin.rest.auth import CHALLENGE, PUBLIC, AdminRequest, identify, is_local
 from potluck.admin.rest.deps import Deps
 
 
 class Health(msgspec.Struct, frozen=True):
     status: str
-
-
-class Readiness(msgspec.Struct, frozen=True):
-    """`reasons`: why it is not ready, by part of the gateway; it says nothing about targets."""
-
-    ready: bool
-    reasons: dict[str, str]
 
 
 @get("/healthz", opt=PUBLIC, tags=["health"], sync_to_thread=False)
@@ -32,12 +26,8 @@ def healthz() -> Health:
 async def readyz(state: State) -> Response[Readiness]:
     """Whether requests are served: store open, snapshot compiled, spool writable. 503 with reasons when not."""
     deps: Deps = state.deps
-    reasons = dict(deps.readiness())
-    if problem := deps.snapshots.problem:
-        reasons.setdefault("snapshot", problem)
-    if problem := await asyncio.to_thread(deps.store.problem):
-        reasons["store"] = problem
-    return Response(Readiness(not reasons, reasons), status_code=503 if reasons else 200)
+    status, found = await readiness(deps.readiness, deps.snapshots, deps.store)
+    return Response(found, status_code=status)
 
 
 @get("/metrics", opt=PUBLIC, tags=["health"], media_type="text/plain")
