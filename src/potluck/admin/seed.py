@@ -13,6 +13,7 @@ from potluck.admin.operations.tokens import create_token
 from potluck.admin.operations.work import Actor, Work, bump_version, set_fact
 from potluck.identity.vault import Vault
 from potluck.model.ids import new_id
+from potluck.model.resources import Timeouts
 from potluck.model.secret import Secret
 from potluck.store import Store
 from potluck.store import tables as t
@@ -36,7 +37,9 @@ def seed(
         create_project(work, DEFAULT_PROJECT)
         create_token(work, "first", "admin", secret=admin_token)
         create_key(work, FIRST_KEY, secret=api_key)
-        create_provider(work, LOCAL_PROVIDER, "http://127.0.0.1:1/v1", own=True, builtin=True)
+        create_provider(
+            work, LOCAL_PROVIDER, "http://127.0.0.1:1/v1", own=True, builtin=True, timeouts=Timeouts(first_byte_s=120.0)
+        )
         lines = _providers_from(work, env)
         # the last write: a store that has it is complete
         set_fact(connection, "home_id", home_id, exists=False)

@@ -10,6 +10,8 @@ Rules of this state machine
   to the caller. Every planned exchange ends in `_settle`, exactly once, whatever happened.
 - A caller's fault is never retried. A caller that hangs up cancels the upstream, unless its provider says `drain`.
 - A call that was cancelled or has ended never calls back: whatever arrives is the current attempt's.
+
+Longer than most files: it is the one state machine of the data plane, and its transitions are read together.
 """
 
 import time
@@ -39,7 +41,12 @@ from potluck.proxy.answers import LAST_CHUNK, chunk, connection_field, stream_he
 from potluck.proxy.own_answers import refuse
 from potluck.proxy.relay import Relay
 from potluck.wire.dialects.answer import MalformedAnswer, read_response
-from potluck.wire.dialects.envelope import Envelope, decode_envelope, encode_upstream_body
+from potluck.wire.dialects.envelope import (
+    Envelope,
+    decode_envelope,
+    encode_upstream_body,
+    read_control_fields,
+)
 from potluck.wire.errors import RequestError, encode_error, encode_stream_error
 from potluck.wire.http1 import Head
 from potluck.wire.sse import SseError, encode_comment
@@ -70,6 +77,7 @@ class Exchange:
         "_coding",
         "_connected_us",
         "_content_sent",
+        "_control_fields",
         "_failures",
         "_first_byte_us",
         "_first_content_us",
@@ -125,6 +133,7 @@ class Exchange:
         self._read_us = now_us = clock_ns() // 1000
         self.at_ms = (now_us + plane.unix_offset_us) // 1000
         self._minor = head.minor
+        self._control_fields = head.control_fields
         self._wants_keep_alive = head.keep_alive
         self.deadline = FOREVER
         self.envelope: Envelope
@@ -151,6 +160,8 @@ class Exchange:
         plane, key = self.plane, self.key
         try:
             self.envelope = envelope = decode_envelope(self.capability, self.body)
+            if self._control_fields is not None:
+                read_control_fields(envelope, self._control_fields)
             self._plan = plan = planning.plan(plane.snapshots.current, key, envelope)
         except RequestError as error:
             self._refuse(error)

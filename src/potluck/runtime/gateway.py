@@ -52,6 +52,7 @@ from potluck.upstream.proxy_settings import ProxySettings
 log = logging.getLogger("potluck.gateway")
 
 BACKLOG = 1024
+SAME_SIGNAL_S = 1.0
 STOP_S = 5.0
 """for everything that ends after the drain"""
 
@@ -103,6 +104,7 @@ class Gateway:
         self.problems: dict[str, str] = {"gateway": "it is starting"}
         """why `/readyz` says no, by part"""
         self._stop = asyncio.Event()
+        self._stopping_at = 0.0
         self._tasks: set[asyncio.Task[Any]] = set()
 
     async def serve(self) -> None:
@@ -141,7 +143,11 @@ class Gateway:
                 "%d calls were in flight when an earlier gateway ended; they are recorded as lost", summary.lost
             )
         self.spool = Spool(settings.home / "spool", loop)
-        self.pool = Pool(loop, proxies=ProxySettings.from_environ(os.environ))
+        try:
+            proxies = ProxySettings.from_environ(os.environ)
+        except ValueError as error:
+            raise StartError(str(error)) from error
+        self.pool = Pool(loop, proxies=proxies)
         self.meter = DataPlaneMeter()
         self.lookups = ThreadPoolExecutor(2, thread_name_prefix="lookup")
         upstreams: dict[str, Upstream] = {"pool": self.pool}
@@ -274,8 +280,11 @@ class Gateway:
 
     def _signalled(self) -> None:
         if self._stop.is_set():
-            self.plane.cut_drain_short()
+            # `make` and terminals signal the whole process group, and make forwards it: one wish, heard twice
+            if time.monotonic() - self._stopping_at >= SAME_SIGNAL_S:
+                self.plane.cut_drain_short()
             return
+        self._stopping_at = time.monotonic()
         log.info("stopping: running requests may finish within %g s", self.settings.drain_s)
         self._stop.set()
 

@@ -45,7 +45,17 @@ class Head:
     A value may end in white space: llhttp takes off only what comes before it.
     """
 
-    __slots__ = ("chunked", "content_length", "expect_continue", "headers", "keep_alive", "method", "minor", "target")
+    __slots__ = (
+        "chunked",
+        "content_length",
+        "control_fields",
+        "expect_continue",
+        "headers",
+        "keep_alive",
+        "method",
+        "minor",
+        "target",
+    )
 
     def __init__(self) -> None:
         self.method = b""
@@ -57,6 +67,8 @@ class Head:
         self.content_length = 0
         """0 when there is no body, or when it is chunked"""
         self.chunked = False
+        self.control_fields: dict[bytes, bytes] | None = None
+        """the `x-potluck-…` fields, if there are any"""
 
     @property
     def path(self) -> bytes:
@@ -80,6 +92,8 @@ class Head:
                 raise BadRequest(400, f"header {name.decode('latin-1')} appears more than once")
             value = headers[name] + b", " + value
         headers[name] = value
+        if name[:10] == b"x-potluck-":
+            self.control_fields = {**(self.control_fields or {}), name: value}
 
 
 def find_head_end(buffer: bytes | bytearray, searched_bytes: int = 0) -> int:

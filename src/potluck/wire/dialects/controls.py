@@ -1,6 +1,6 @@
 """The `potluck` member of a request: what a caller may say about its handling. A caller can only tighten."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -39,3 +39,39 @@ class Controls(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     resume: Literal["allow"] | None = None
     user: Name | None = None
     tags: Annotated[tuple[Tag, ...], msgspec.Meta(max_length=16)] | None = None
+
+
+_FIELDS = {
+    b"x-potluck-route": "route",
+    b"x-potluck-prefer": "prefer",
+    b"x-potluck-data-class": "data_class",
+    b"x-potluck-cache": "cache",
+    b"x-potluck-resume": "resume",
+    b"x-potluck-tags": "tags",
+}
+"""header → member of the same meaning"""
+
+
+def controls_of_fields(fields: dict[bytes, bytes], controls: Controls | None) -> Controls:
+    """`controls` with what the `x-potluck-…` request headers say; where both say something, the body's member counts.
+
+    Raises ValueError (in words, naming the header) for an unknown header or a value that the member would not take.
+    """
+    said: dict[str, Any] = {}
+    for name, value in fields.items():
+        member = _FIELDS.get(name)
+        if member is None:
+            known = ", ".join(field.decode() for field in _FIELDS)
+            raise ValueError(f"there is no header {name.decode('latin-1')}; there are: {known}")
+        text = value.decode("latin-1").strip()
+        if member == "tags":
+            said[member] = [tag.strip() for tag in text.split(",") if tag.strip()]
+        else:
+            said[member] = {"mode": text} if member == "cache" else text
+        try:
+            msgspec.convert({member: said[member]}, Controls)
+        except msgspec.ValidationError as error:
+            raise ValueError(f"header {name.decode()} cannot be used: {str(error)[:200]}") from None
+    if controls is not None:
+        said |= {name: value for name, value in msgspec.to_builtins(controls).items() if value is not None}
+    return msgspec.convert(said, Controls)

@@ -16,7 +16,7 @@ import msgspec
 from msgspec import Raw
 
 from potluck.model.resources import Capability
-from potluck.wire.dialects.controls import Controls
+from potluck.wire.dialects.controls import Controls, controls_of_fields
 from potluck.wire.errors import RequestError
 
 MAX_MODEL_CHARS = 256
@@ -183,9 +183,21 @@ def _read_controls(envelope: Envelope, raw: Raw) -> None:
     except msgspec.ValidationError as error:
         _refuse("potluck", f"cannot be used: {str(error)[:300]}")
     if controls is not None:
-        envelope.controls = controls
-        envelope.user = controls.user or envelope.user
-        envelope.tags = controls.tags or ()
+        _take_controls(envelope, controls)
+
+
+def _take_controls(envelope: Envelope, controls: Controls) -> None:
+    envelope.controls = controls
+    envelope.user = controls.user or envelope.user
+    envelope.tags = controls.tags or ()
+
+
+def read_control_fields(envelope: Envelope, fields: dict[bytes, bytes]) -> None:
+    """Take the caller's `x-potluck-…` headers into the envelope. Raises RequestError."""
+    try:
+        _take_controls(envelope, controls_of_fields(fields, envelope.controls))
+    except ValueError as error:
+        raise RequestError("invalid_request", str(error)) from None
 
 
 def _read(members: dict[str, Raw], name: str, decode: Any, wanted: str) -> Any:
