@@ -13,7 +13,7 @@ from hypothesis.errors import Unsatisfiable
 from schemathesis import GenerationMode
 from schemathesis.config import SchemathesisConfig
 from schemathesis.core.failures import FailureGroup
-from schemathesis.specs.openapi.checks import ignored_auth, positive_data_acceptance
+from schemathesis.specs.openapi.checks import ignored_auth, negative_data_rejection, positive_data_acceptance
 
 from potluck import store as stores
 from potluck.admin import asking
@@ -88,6 +88,10 @@ def test_every_answer_is_in_the_document(served: dict[str, Any]) -> None:
 
 
 def _walk(operation: Any, mode: GenerationMode, url: str, headers: dict[str, str]) -> None:
+    # of a GET the tool also spoils the Authorization header, which we send all the same, and adds unknown query
+    # parameters, which are ignored; what values a parameter takes is tested by hand
+    excluded = [*EXCLUDED, negative_data_rejection] if operation.method == "get" else EXCLUDED
+
     @seed(20_261_124)
     @settings(
         max_examples=EXAMPLES,
@@ -99,6 +103,6 @@ def _walk(operation: Any, mode: GenerationMode, url: str, headers: dict[str, str
     )
     @given(case=operation.as_strategy(generation_mode=mode))
     def walk(case: schemathesis.Case) -> None:
-        case.call_and_validate(base_url=url, headers=headers, timeout=30, excluded_checks=EXCLUDED)
+        case.call_and_validate(base_url=url, headers=headers, timeout=30, excluded_checks=excluded)
 
     walk()

@@ -136,7 +136,7 @@ async def test_a_call_that_must_come_comes(bench: Bench, choice: Any, names: set
     """Even at a temperature at which the model would rather chat; a named function is that function."""
     for seed in range(3):
         answer = await bench.chat(
-            messages=HI, tools=TOOLS, tool_choice=choice, max_tokens=120, temperature=1.5, seed=seed, stream=stream
+            messages=HI, tools=TOOLS, tool_choice=choice, max_tokens=500, temperature=1.0, seed=seed, stream=stream
         )
         calls = calls_of(answer, stream)
         assert len(calls) == 1
