@@ -95,6 +95,10 @@ class LocalCall:
 
     # towards the exchange
 
+    @property
+    def sent(self) -> bool:
+        return self._inner is not None and self._inner.sent
+
     def pause(self) -> None:
         self._paused = True
         if self._inner is not None:

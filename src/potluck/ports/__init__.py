@@ -77,6 +77,10 @@ class Sink(Protocol):
 class Call(Protocol):
     """A running upstream call."""
 
+    @property
+    def sent(self) -> bool:
+        """Bytes of the request have gone out, or may have: the provider may bill."""
+
     def pause(self) -> None:
         """Stop reading from the upstream (the caller's side is full)."""
 

@@ -2,8 +2,12 @@
 
 from http import HTTPStatus
 
+from potluck.wire.errors import RequestError
+
 STATUS_LINES = {status.value: b"HTTP/1.1 %d %s\r\n" % (status.value, status.phrase.encode()) for status in HTTPStatus}
 
+RETRIABLE = frozenset({402, 429, 503})
+"""statuses that always say when to come again"""
 CLOSE = b"connection: close\r\n"
 KEEP_ALIVE_10 = b"connection: keep-alive\r\n"
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -15,6 +19,16 @@ def connection_field(minor: int, *, keep_alive: bool) -> bytes:
     if not keep_alive:
         return CLOSE
     return b"" if minor else KEEP_ALIVE_10
+
+
+def retry_after(error: RequestError) -> bytes:
+    """The Retry-After field of an error: whole seconds, rounded up; a second where nothing better is known."""
+    seconds = error.retry_after_s
+    if seconds is None:
+        if error.status not in RETRIABLE:
+            return b""
+        seconds = 1.0
+    return b"retry-after: %d\r\n" % max(1, -int(-seconds // 1))
 
 
 def json_answer(status: int, body: bytes, *, date: bytes, request_id: str, fields: bytes, connection: bytes) -> bytes:

@@ -49,7 +49,7 @@ from potluck.wire.dialects.envelope import (
 )
 from potluck.wire.errors import RequestError, encode_error, encode_stream_error
 from potluck.wire.http1 import Head
-from potluck.wire.sse import SseError, encode_comment
+from potluck.wire.sse import encode_comment
 
 if TYPE_CHECKING:
     from potluck.proxy.listener import Connection
@@ -149,6 +149,7 @@ class Exchange:
         self._late = False
         """the head went out with a comment, before target and attempts were known"""
         self._paused_at = 0.0
+        self._start_us = 0
         # moments in microseconds, 0 where not reached
         self._started_us = int(started_at * 1e6)
         self._first_content_us = self._upstream_us = 0
@@ -169,8 +170,7 @@ class Exchange:
         plane.snapshots.touch(key)
         plane.exchanges.add(self)
         if not plan:
-            why = planning.why_none(plane.snapshots.current, key, envelope)
-            self._give_up(RequestError("no_target_available", why))
+            self._give_up(planning.none_left(plane.snapshots.current, key, envelope))
             return
         if envelope.stream:
             self._last_out_at = clock()
@@ -181,8 +181,7 @@ class Exchange:
         connection = self.connection
         assert connection is not None
         self._state = ENDED
-        self.plane.recorder.refuse(error.code, self.key.id, self.at_ms, error.message)
-        refuse(connection, error, self.id)
+        refuse(connection, error, self.id, self.key.id)
 
     # --- attempt: select, connect, send
 
@@ -202,7 +201,13 @@ class Exchange:
             if plane.forms_in is not plane.snapshots.current:
                 plane.forms_in, plane.intent_forms = plane.snapshots.current, {}
             forms = plane.intent_forms
-            kind = (self.key.id, target.id, self.capability, envelope.model, envelope.stream)
+            kind = (
+                self.key.id,
+                f"{target.id} {target.credential_id}",
+                self.capability,
+                envelope.model,
+                envelope.stream,
+            )
             form = forms.get(kind)
             if form is None:
                 if len(forms) >= MAX_FORMS:
@@ -242,7 +247,13 @@ class Exchange:
             self._settle("client_closed", 0, None)
             return
         if not written:
-            self._give_up(RequestError("accounting_unavailable", "usage cannot be recorded: nothing was sent"))
+            error = RequestError("accounting_unavailable", "usage cannot be recorded: nothing was sent")
+            if self._attempts:
+                self._give_up(error)
+            else:
+                # nothing to record, and no place to record it in: it is counted
+                self.plane.exchange_ended(self)
+                self._refuse(error)
             return
         target = self._target
         body = encode_upstream_body(self.envelope, target.model_json, target.quirks)
@@ -281,21 +292,22 @@ class Exchange:
             return
         if self._coding is not None:
             try:
-                data = self._coding.decompress(data, self.plane.limits.max_answer_bytes)
+                data = self._coding.decompress(data, self.plane.limits.max_inflated_bytes)
             except zlib.error:
                 self._attempt_failed(
                     Failure("target_down", "first_byte", "sent an answer that could not be decompressed")
+                )
+                return
+            if self._coding.unconsumed_tail:
+                self._attempt_failed(
+                    Failure("target_down", "first_byte", "sent an answer that inflates beyond measure")
                 )
                 return
         relay = self._relay
         if relay is None:
             self._keep(data)
             return
-        try:
-            out = relay.feed(data)
-        except (MalformedAnswer, SseError) as error:
-            self._attempt_failed(_malformed(error))
-            return
+        out = relay.feed(data)
         if relay.ordinary and self._content_sent:
             self._send(out)
         else:
@@ -345,11 +357,7 @@ class Exchange:
         if self._form == STREAM:
             relay = self._relay
             assert relay is not None
-            try:
-                out = relay.close()
-            except (MalformedAnswer, SseError) as error:
-                self._attempt_failed(_malformed(error))
-                return
+            out = relay.close()
             relay.done = True
             self._forward(out)
         elif self._form == PLAIN:
@@ -396,7 +404,9 @@ class Exchange:
         error_class = classify_status(status)
         if error_class == "none":
             error_class = "target_down"  # 201, 204, …: a success that is no answer
-        detail = read_error(status, body) if error_class == "caller_fault" else f"answered HTTP {status}"
+        detail = f"answered HTTP {status}"
+        if error_class == "caller_fault":
+            detail = read_error(status, body, verdict.hidden_of(self._target, self.capability))
         retry_after_s = self._retry_after_s
         self._attempt_failed(Failure(error_class, "first_byte", detail, retry_after_s=retry_after_s, status=status))
 
@@ -405,8 +415,14 @@ class Exchange:
         relay = self._relay
         assert relay is not None
         tap = relay.tap
-        if tap.error is not None:
-            self._attempt_failed(verdict.of_error_object(tap.error, "inside its stream"))
+        if relay.fault or tap.error is not None:
+            if self._content_sent and out:
+                self._send(out)  # what came before the fault, in the same read
+            if tap.error is not None:
+                self._attempt_failed(verdict.of_error_object(tap.error, "inside its stream"))
+            else:
+                detail = f"sent a malformed stream: {relay.fault}"
+                self._attempt_failed(Failure("target_down", "stream", detail, truncated=False))
             return
         if relay.done:
             self._stream_ended(out)
@@ -434,6 +450,8 @@ class Exchange:
         tap = relay.tap
         usage = tap.usage
         if not tap.all_seen_finished:
+            if self._content_sent and out:
+                self._send(out)
             detail = "ended its stream without a finish reason" if tap.chunks else "sent an empty stream"
             self._attempt_failed(Failure("target_down", "stream" if tap.chunks else "first_byte", detail))
             return
@@ -549,8 +567,10 @@ class Exchange:
             return
         self._give_up(verdict.of_failures(self._failures))
 
-    def _usage_so_far(self) -> TokenUsage:
-        """What the stream said so far, else an estimate from lengths."""
+    def _usage_so_far(self) -> TokenUsage | None:
+        """What the stream said so far, else an estimate from lengths; None while nothing has gone out."""
+        if not self._status and (self._call is None or not self._call.sent):
+            return None
         tap = self._relay.tap if self._relay is not None else None
         if tap is not None and tap.usage is not None:
             return tap.usage
@@ -660,7 +680,7 @@ class Exchange:
         if self._state != CALLING:
             return  # before the call: `_intended` sees it; after it: the record is on its way
         target = self._target
-        if target.on_hangup == "drain" and self._status:
+        if target.on_hangup == "drain" and self._call is not None and self._call.sent:
             if self._paused_at and self._call is not None:
                 self._call.resume()
             self._paused_at = 0.0
@@ -669,8 +689,8 @@ class Exchange:
         self._hang_up()
 
     def _hang_up(self) -> None:
-        self._cancel("the caller hung up")
         usage = self._usage_so_far()
+        self._cancel("the caller hung up")
         self._attempt_ended("client_closed", "the caller hung up", usage)
         self._settle("client_closed", 200 if self._head_sent else 0, usage)
 
@@ -712,11 +732,8 @@ class Exchange:
         """The gateway's drain is over: end now, and honestly."""
         if self._state not in (PLANNED, CALLING):
             return
+        usage = self._usage_so_far() if self._state == CALLING else None
         self._cancel("the gateway is shutting down")
         if self._state == CALLING:
-            self._attempt_ended("none", "the gateway shut down", self._usage_so_far())
+            self._attempt_ended("none", "the gateway shut down", usage)
         self._give_up(RequestError("overloaded", "the gateway shut down before the answer was complete"))
-
-
-def _malformed(error: Exception) -> Failure:
-    return Failure("target_down", "stream", f"sent a malformed stream: {error}", truncated=False)

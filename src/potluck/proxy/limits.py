@@ -15,6 +15,8 @@ class PlaneLimits(msgspec.Struct, frozen=True, kw_only=True):
     """all request bodies at once, process-wide; beyond it 503 `overloaded`"""
     max_answer_bytes: int = 64 * MIB
     """one whole (not streamed) answer"""
+    max_inflated_bytes: int = 8 * MIB
+    """of one read of a compressed answer; we ask for identity, so this is rare"""
     max_event_bytes: int = 8 * MIB
     """one event of a stream"""
     max_error_bytes: int = 64 * KIB

@@ -8,6 +8,7 @@ from urllib.parse import unquote
 import msgspec
 
 from potluck.model.snapshot import CompiledKey, CompiledModel, Snapshot
+from potluck.proxy.answers import retry_after
 from potluck.wire.dialects.openai_models import encode_model_list
 from potluck.wire.errors import RequestError, encode_error
 from potluck.wire.http1 import Head
@@ -62,24 +63,22 @@ def answer(connection: "Connection", head: Head, key: CompiledKey) -> None:
         name = unquote(path[len(MODEL) :].decode("latin-1"))
         model = resolve(snapshot, name)
         if model is None:
-            refuse(connection, not_found(snapshot, key, name), request_id)
+            refuse(connection, not_found(snapshot, key, name), request_id, key.id)
         elif not allowed(key, name):
-            refuse(connection, not_allowed(name), request_id)
+            refuse(connection, not_allowed(name), request_id, key.id)
         else:
             connection.answer(200, model.card, request_id)
     else:
         _answer_record(connection, path[len(REQUEST) :].decode("latin-1"), key, request_id)
 
 
-def refuse(connection: "Connection", error: RequestError, request_id: str, fields: bytes = b"") -> None:
+def refuse(connection: "Connection", error: RequestError, request_id: str, key_id: str) -> None:
     """Send a refusal in the dialect's envelope; count it."""
     plane = connection.plane
     plane.meter.refused(error.code)
-    if error.retry_after_s is not None:
-        fields += b"retry-after: %d\r\n" % max(1, -int(-error.retry_after_s // 1))
-    connection.answer(
-        error.status, encode_error(error.code, error.message, request_id, param=error.param), request_id, fields
-    )
+    plane.recorder.refuse(error.code, key_id, int(unix_s() * 1000), error.message)
+    body = encode_error(error.code, error.message, request_id, param=error.param)
+    connection.answer(error.status, body, request_id, retry_after(error))
 
 
 def _key_card(key: CompiledKey) -> bytes:
@@ -107,12 +106,12 @@ def _answer_record(connection: "Connection", wanted: str, key: CompiledKey, requ
         "unknown_url", f"there is no request {wanted[:80]!r} of this key; records appear within a second"
     )
     if plane.lookup is None:
-        refuse(connection, missing, request_id)
+        refuse(connection, missing, request_id, key.id)
         return
 
     def found(record: bytes | None) -> None:
         if record is None:
-            refuse(connection, missing, request_id)
+            refuse(connection, missing, request_id, key.id)
         else:
             connection.answer(200, record, request_id)
 

@@ -11,7 +11,7 @@ _OPENNESS = {"private": 0, "standard": 1, "open": 2}
 
 
 def plan(snapshot: Snapshot, key: CompiledKey, envelope: Envelope) -> list[CompiledTarget]:
-    """The targets that may serve the request, in the order in which they are tried; empty: `why_none` says why.
+    """The targets that may serve the request, in the order in which they are tried; empty: `none_left` says why.
 
     Raises RequestError: unknown model, not allowed, or looser than the key's project.
     """
@@ -31,12 +31,16 @@ def plan(snapshot: Snapshot, key: CompiledKey, envelope: Envelope) -> list[Compi
     return [target for target in model.targets if not _left_out(target, key, envelope)]
 
 
-def why_none(snapshot: Snapshot, key: CompiledKey, envelope: Envelope) -> str:
-    """One sentence for the caller when `plan` came out empty."""
+def none_left(snapshot: Snapshot, key: CompiledKey, envelope: Envelope) -> RequestError:
+    """What the caller is told when `plan` came out empty: 400 when the model never could, else 503 with the reasons."""
     model = resolve(snapshot, envelope.model)
     targets = model.targets if model is not None else ()
-    reasons = "; ".join(f"{target.name}: {_left_out(target, key, envelope)}" for target in targets)
-    return f"no target can serve this request ({reasons or 'the model has none'})"
+    if targets and all(envelope.capability not in target.heads for target in targets):
+        message = f"the model {envelope.model!r} does not serve {envelope.capability}"
+        return RequestError("invalid_request", message, param="model")
+    reasons = dict.fromkeys(f"{target.name}: {_left_out(target, key, envelope)}" for target in targets)
+    why = "; ".join(reasons) or "the model has none"
+    return RequestError("no_target_available", f"no target can serve this request ({why})")
 
 
 def _left_out(target: CompiledTarget, key: CompiledKey, envelope: Envelope) -> str:

@@ -5,9 +5,10 @@ The form, whatever the upstream's was (`interfaces.md` §4): one `data: ` line p
 """
 
 from potluck.model.price import Price
+from potluck.wire.dialects.answer import MalformedAnswer
 from potluck.wire.dialects.envelope import Envelope
 from potluck.wire.dialects.stream import StreamTap
-from potluck.wire.sse import SseReader, encode_event
+from potluck.wire.sse import SseError, SseReader, encode_event
 
 DONE = b"[DONE]"
 
@@ -15,7 +16,7 @@ DONE = b"[DONE]"
 class Relay:
     """One stream of one attempt. `feed` returns what to forward; the flags say where the stream stands."""
 
-    __slots__ = ("_named", "_passes", "_read", "_reader", "done", "held", "ordinary", "tap")
+    __slots__ = ("_named", "_passes", "_read", "_reader", "done", "fault", "held", "ordinary", "tap")
 
     def __init__(self, envelope: Envelope, price: Price | None, max_event_bytes: int) -> None:
         self._reader = SseReader(max_event_bytes)
@@ -33,13 +34,19 @@ class Relay:
         """the last read was content and nothing else, in the very form"""
         self.done = False
         """the upstream said that it has said everything"""
+        self.fault = ""
+        """why the stream cannot be read on; what came before it was returned"""
         self.held = b""
         """what waits for the first content"""
 
     def feed(self, data: bytes) -> bytes:
-        """Forwardable bytes of one upstream read. Raises SseError, MalformedAnswer; then nothing more may be fed."""
+        """Forwardable bytes of one upstream read. After a `fault` nothing more may be fed."""
         reader = self._reader
-        events = reader.feed(data)
+        try:
+            events = reader.feed(data)
+        except SseError as error:
+            self.ordinary, self.fault = False, str(error)
+            return b""
         self.ordinary = reader.verbatim is not None and not self.done and self._passes(events)
         if self.ordinary:
             return reader.verbatim or b""  # the common case: the upstream writes the form itself
@@ -47,7 +54,11 @@ class Relay:
 
     def close(self) -> bytes:
         """The upstream's body ended: what an unterminated last event amounts to."""
-        return self._forward(self._reader.close())
+        try:
+            return self._forward(self._reader.close())
+        except SseError as error:
+            self.fault = str(error)
+            return b""
 
     def _forward(self, events: list[tuple[bytes, bytes]]) -> bytes:
         out = []
@@ -57,7 +68,11 @@ class Relay:
             if payload == DONE:
                 self.done = True
                 break
-            forward = self._read(payload, name)
+            try:
+                forward = self._read(payload, name)
+            except MalformedAnswer as error:
+                self.fault = str(error)
+                break
             if forward is not None:
                 out.append(encode_event(forward, name if self._named else b""))
             if self.tap.error is not None:

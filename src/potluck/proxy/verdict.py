@@ -3,10 +3,12 @@
 from typing import Any
 
 from potluck.model.price import NANOUSD_PER_USD
+from potluck.model.resources import Capability
 from potluck.model.snapshot import CompiledTarget
 from potluck.model.usage import AttemptRecord, Outcome
 from potluck.ports import Failure
 from potluck.providers.openai import classify_error
+from potluck.proxy.answers import retry_after
 from potluck.wire.errors import RequestError
 from potluck.wire.sse import encode_comment
 
@@ -61,10 +63,15 @@ def answer_fields(target: CompiledTarget, attempts: int, cost: int | None, overh
 
 def error_fields(error: RequestError, attempts: int) -> bytes:
     """Response fields of an error answer."""
-    fields = b"x-potluck-attempts: %d\r\n" % attempts
-    if error.retry_after_s is not None:
-        fields += b"retry-after: %d\r\n" % max(1, -int(-error.retry_after_s // 1))
-    return fields
+    return b"x-potluck-attempts: %d\r\n%s" % (attempts, retry_after(error))
+
+
+def hidden_of(target: CompiledTarget, capability: Capability) -> tuple[str, ...]:
+    """What an upstream's own words must not tell a caller: our key, and where the target is."""
+    endpoint = target.endpoint
+    authorization = dict(target.heads[capability].headers).get("authorization", "")
+    secret = authorization.removeprefix("Bearer ")
+    return tuple(text for text in (secret, f"{endpoint.host}:{endpoint.port}", endpoint.host) if text)
 
 
 def late_comment(target: CompiledTarget, attempts: int) -> bytes:

@@ -110,7 +110,15 @@ def compile_provider(
             yield
     return ProviderPart(
         provider,
-        Endpoint(provider.id, url.host, url.port, url.tls, provider.timeouts, provider.max_connections),
+        Endpoint(
+            # the place is in the key: connections to where a provider was before must not serve where it is now
+            f"{provider.id} {url.authority}{' tls' if url.tls else ''}",
+            url.host,
+            url.port,
+            url.tls,
+            provider.timeouts,
+            provider.max_connections,
+        ),
         quirks_of(url),
         tuple((credential_id, build_heads(url, secret, PATHS)) for credential_id, secret in keys or [(None, None)]),
         offers,

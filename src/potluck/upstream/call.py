@@ -50,6 +50,10 @@ class PooledCall:
         """when the running phase is late, on the sweep's clock"""
         self.total_at = 0.0
 
+    @property
+    def sent(self) -> bool:
+        return self.conn is not None or self.retried or self.done
+
     def pause(self) -> None:
         if self.conn is not None:
             self.conn.pause()

@@ -25,7 +25,9 @@ def test_each_header_fills_its_member():
 
 
 def test_the_body_counts_where_both_say_something():
-    """A header never loosens or replaces what the body's member says."""
+    """A header never loosens or replaces what the body's member says; of two data classes the stricter one holds."""
+    strict = controls_of_fields({b"x-potluck-data-class": b"private"}, Controls(data_class="standard"))
+    assert strict.data_class == "private"
     body = Controls(data_class="private", user="u")
     controls = controls_of_fields({b"x-potluck-data-class": b"open", b"x-potluck-tags": b"t"}, body)
     assert (controls.data_class, controls.user, controls.tags) == ("private", "u", ("t",))

@@ -50,10 +50,14 @@ _FIELDS = {
     b"x-potluck-tags": "tags",
 }
 """header → member of the same meaning"""
+_STRICTEST_FIRST = ("private", "standard", "open")
 
 
 def controls_of_fields(fields: dict[bytes, bytes], controls: Controls | None) -> Controls:
-    """`controls` with what the `x-potluck-…` request headers say; where both say something, the body's member counts.
+    """`controls` with what the `x-potluck-…` request headers say.
+
+    Where both say something, the body's member counts; of two data classes the stricter one, since either may be a wall
+    that somebody on the way has put up.
 
     Raises ValueError (in words, naming the header) for an unknown header or a value that the member would not take.
     """
@@ -73,5 +77,8 @@ def controls_of_fields(fields: dict[bytes, bytes], controls: Controls | None) ->
         except msgspec.ValidationError as error:
             raise ValueError(f"header {name.decode()} cannot be used: {str(error)[:200]}") from None
     if controls is not None:
+        asked = said.get("data_class")
         said |= {name: value for name, value in msgspec.to_builtins(controls).items() if value is not None}
+        if asked is not None:
+            said["data_class"] = min(asked, said["data_class"], key=_STRICTEST_FIRST.index)
     return msgspec.convert(said, Controls)

@@ -21,6 +21,8 @@ from potluck.wire.errors import RequestError
 
 MAX_MODEL_CHARS = 256
 MAX_USER_CHARS = 256
+MAX_MEMBERS = 1000
+"""OpenAI's own requests have fewer than forty; each one costs time that all callers share"""
 _MODEL_NAME = re.compile(rf"[\x21-\x7e]{{1,{MAX_MODEL_CHARS}}}").fullmatch
 MAX_COUNT = (1 << 53) - 1
 """the largest integer that every JSON reader takes alike"""
@@ -100,6 +102,8 @@ def decode_envelope(capability: Capability, body: bytes) -> Envelope:
         raise RequestError("invalid_request", "the body must be a JSON object with a member 'model'") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise RequestError("invalid_json", f"the body is not readable as JSON: {_reason(error, body)}") from None
+    if len(members) > MAX_MEMBERS:
+        raise RequestError("invalid_request", f"the body has more than {MAX_MEMBERS} members at its top level")
     if len(body) - _compact_bytes(members, len(body)) >= _LEAST_DUPLICATE_BYTES:
         _refuse_duplicates(capability, body)
 
