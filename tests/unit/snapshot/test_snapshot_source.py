@@ -330,3 +330,17 @@ async def test_used_keys_are_written_down(rows: Rows) -> None:
     used = rows.store.read_rows_now(look)
     assert used["idle"] is None
     assert abs(used["web"] - time.time() * 1000) < 10_000
+
+
+def test_a_provider_that_moves_gets_connections_of_its_own(rows: Rows) -> None:
+    """The pool's key names the place: no request for the new address goes over a connection to the old one."""
+    provider = rows.provider("lab", "http://10.0.0.1:8000/v1", own=True)
+    rows.model("small", (provider, "m"))
+    source = SnapshotStore(rows.store, rows.vault)
+    source.load()
+    before = source.current.models["small"].targets[0].endpoint
+    rows.write("UPDATE providers SET base_url = 'http://10.0.0.2:8000/v1' WHERE id = 'prv_lab'")
+    source.load()
+    after = source.current.models["small"].targets[0].endpoint
+    assert (before.host, after.host) == ("10.0.0.1", "10.0.0.2")
+    assert before.key != after.key
