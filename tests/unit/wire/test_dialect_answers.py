@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from potluck.model.usage import TokenUsage
-from potluck.wire.dialects.answer import MalformedAnswer, add_cost, read_response
+from potluck.wire.dialects.answer import MalformedAnswer, add_cost, read_response, with_usage
 
 USAGE = {"prompt_tokens": 10, "completion_tokens": 4, "total_tokens": 14}
 
@@ -268,3 +268,47 @@ def test_add_cost() -> None:
 def test_add_cost_where_there_is_no_usage(body: bytes) -> None:
     """A body without a usage object stays as it is."""
     assert add_cost(body, 5) == body
+
+
+HALF = b'"\\ud800"'
+
+
+@pytest.mark.parametrize(
+    ("capability", "body"),
+    [
+        ("chat", b'{"choices":[{"message":{"content":"a"},"finish_reason":%b}]}'),
+        ("responses", b'{"status":%b,"output":[{}]}'),
+        ("responses", b'{"status":"incomplete","output":[{}],"incomplete_details":{"reason":%b}}'),
+    ],
+)
+def test_finish_reasons_can_be_written(capability: Any, body: bytes) -> None:
+    """Half a surrogate pair in a finish reason is replaced, and a long reason is cut, by either way of reading."""
+    assert read_response(capability, body % HALF).finish_reason == "?"
+    used = b'{"usage":{"prompt_tokens":1,"completion_tokens":1,"total_tokens":2},'
+    for long in (body % (b'"%b"' % (b"r" * 100)), used + body[1:] % (b'"%b"' % (b"r" * 100))):
+        assert read_response(capability, long).finish_reason == "r" * 64
+    lenient = (body % (b'"%b"' % (b"r" * 100))).replace(b"{", b'{"usage":{"prompt_tokens":"1"},', 1)
+    assert read_response(capability, lenient).finish_reason == "r" * 64
+
+
+def test_errors_inside_a_200_can_be_written() -> None:
+    """Half a surrogate pair is replaced at any depth of an error object, names included; whole pairs stay."""
+    body = b'{"error":{"message":"a\\ud800b\\ud83d\\ude00","\\udfff":[{"x":"\\udc00"}]}}'
+    assert read_response("chat", body).error == {"message": "a?b😀", "?": [{"x": "?"}]}
+    assert read_response("embeddings", body).error == {"message": "a?b😀", "?": [{"x": "?"}]}
+
+
+def test_member_names_that_are_no_text_are_malformed() -> None:
+    """A name that cannot be written as UTF-8 is the target's fault, told as such, where members are rewritten."""
+    for body in (b'{"\\ud800":1,"usage":{}}', b'{"\\ud800":1,"response":{}}'):
+        with pytest.raises(MalformedAnswer, match="UTF-8"):
+            add_cost(body, 1)
+    with pytest.raises(MalformedAnswer, match="UTF-8"):
+        with_usage(b'{"usage":{"\\ud800":1}}', TokenUsage(1, 1))
+    assert b"\\ud83d" in add_cost(b'{"x":["\\ud83d"],"usage":{},"y":{"\\ud83d":1}}', 1), "values pass as they are"
+
+
+def test_json_in_other_encodings_is_malformed() -> None:
+    """JSON is UTF-8: bytes that happen to be UTF-16 are not guessed at."""
+    with pytest.raises(MalformedAnswer):
+        read_response("chat", '{"choices":[],"usage":"x"}'.encode("utf-16-le"))

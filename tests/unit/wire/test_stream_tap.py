@@ -353,3 +353,23 @@ def test_responses_events_of_other_types() -> None:
     assert tap.has_content
     tap.read(event("response.completed", response=response(status=7, usage={"input_tokens": "3", "output_tokens": 2})))
     assert (tap.finished, tap.usage) == (True, TokenUsage(0, 2))
+
+
+def test_finish_reasons_of_streams_can_be_written() -> None:
+    """Half a surrogate pair in a finish reason is replaced, and a long reason is cut, in every dialect."""
+    for reason, read in ((b"\\ud800", "?"), (b"r" * 100, "r" * 64)):
+        for index in (b"0", b'"0"'):
+            tap = StreamTap("chat", False)
+            tap.read(b'{"choices":[{"index":%b,"delta":{"content":"a"},"finish_reason":"%b"}]}' % (index, reason))
+            assert (tap.finished, tap.finish_reason) == (True, read)
+        tap = StreamTap("responses", False)
+        tap.read(b'{"type":"response.completed","response":{"status":"%b","output":[{}]}}' % reason)
+        assert (tap.finished, tap.finish_reason) == (True, read)
+
+
+@pytest.mark.parametrize("wanted", [False, True])
+def test_member_names_that_are_no_text_are_malformed(wanted: bool) -> None:
+    """A chunk that has to be rewritten and has a name that is not UTF-8 is the target's fault."""
+    tap = StreamTap("chat", wanted, 1, PRICE)
+    with pytest.raises(MalformedAnswer, match="UTF-8"):
+        tap.read(chunk({"content": "a"}, usage=USAGE).replace(b'"id"', b'"\\ud800"'))

@@ -23,6 +23,8 @@ NOTHING = frozenset((b"null", b'""', b"[]", b"{}", b"false"))
 """values that carry no content"""
 UNSAID = ("role", "name", "id")
 """members of a message or delta that are not content"""
+MAX_REASON_CHARS = 64
+"""a finish reason is a word; what is longer is cut before it is recorded"""
 
 
 class MalformedAnswer(Exception):  # noqa: N818 — a finding about a target, not a fault of ours
@@ -92,9 +94,9 @@ class ResponseObject(msgspec.Struct):
     def finish_reason(self) -> str:
         """In chat's words: `stop`, `length`, `content_filter`."""
         if self.status != "incomplete":
-            return "stop" if self.status in ("completed", None) else self.status
+            return "stop" if self.status in ("completed", None) else self.status[:MAX_REASON_CHARS]
         reason = self.incomplete_details.reason if self.incomplete_details else None
-        return "length" if reason in ("max_output_tokens", None) else reason
+        return "length" if reason in ("max_output_tokens", None) else reason[:MAX_REASON_CHARS]
 
 
 class _Timings(msgspec.Struct):
@@ -128,7 +130,7 @@ def read_response(capability: Capability, body: bytes, prompts: int = 1) -> Resp
         usage = token_usage(ending.usage)
         reason = ending.choices[0].finish_reason
         if usage is not None and usage.output_tokens and reason != "error":
-            return ResponseFacts(usage, reason or "", False, None, body)
+            return ResponseFacts(usage, reason[:MAX_REASON_CHARS] if reason else "", False, None, body)
     try:
         answer = _decode_answer(body)
     except DECODE_ERRORS:
@@ -137,7 +139,7 @@ def read_response(capability: Capability, body: bytes, prompts: int = 1) -> Resp
     if answer.error is not None or choices is None:
         return _failure(answer.error, body, "no choices")
     usage = token_usage(answer.usage) if answer.usage is not None else None
-    finish_reason = choices[0].finish_reason or "" if choices else ""
+    finish_reason = (choices[0].finish_reason or "")[:MAX_REASON_CHARS] if choices else ""
     if finish_reason == "error":
         return _failure({"message": "finish_reason error"}, body, "")
     used = usage is not None and usage.output_tokens
@@ -217,17 +219,41 @@ def check_utf8(body: bytes) -> None:
 
 
 def members_of(value: bytes | Raw) -> dict[str, Raw]:
-    """The members of a JSON object, raw. Raises `MalformedAnswer` if it is not one."""
+    """The members of a JSON object, raw. Raises `MalformedAnswer` if it is not one, or has a name that is not UTF-8."""
     try:
         return _decode_members(value)
     except DECODE_ERRORS:
-        return {name: Raw(json.dumps(part).encode()) for name, part in decode_leniently(bytes(value)).items()}
+        members = _load(bytes(value))
+    try:
+        for name in members:
+            name.encode()
+        # half of a surrogate pair in a value stays as it is: escaped
+        return {name: Raw(json.dumps(part).encode()) for name, part in members.items()}
+    except UnicodeEncodeError:
+        raise MalformedAnswer("sent a member whose name is not UTF-8") from None
+    except RecursionError:
+        raise MalformedAnswer("sent something that is not JSON") from None
 
 
 def decode_leniently(body: bytes) -> dict[str, Any]:
-    """A JSON object whose members are not of the usual types, or that has half of a surrogate pair in a string."""
+    """A JSON object whose members are not of the usual types, or that has half of a surrogate pair in a string.
+
+    Such a half is replaced by `?`, so that everything in the object can be written as UTF-8.
+    """
+    value = _load(body)
+    if b"\\ud" not in body and b"\\uD" not in body:
+        return value
     try:
-        value = json.loads(body, parse_constant=_refuse_constant)
+        text = json.dumps(value, ensure_ascii=False).encode("utf-8", "replace")
+        mended: dict[str, Any] = json.loads(text)
+    except (ValueError, RecursionError):
+        raise MalformedAnswer("sent something that is not JSON") from None
+    return mended
+
+
+def _load(body: bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(body.decode("utf-8-sig"), parse_constant=_refuse_constant)
     except (ValueError, RecursionError):
         raise MalformedAnswer("sent something that is not JSON") from None
     if not isinstance(value, dict):

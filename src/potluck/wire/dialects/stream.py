@@ -20,6 +20,7 @@ from potluck.model.resources import Capability
 from potluck.model.usage import TokenUsage
 from potluck.wire.dialects.answer import (
     DECODE_ERRORS,
+    MAX_REASON_CHARS,
     MalformedAnswer,
     ResponseObject,
     add_cost,
@@ -268,7 +269,7 @@ class StreamTap:
             self.error = {"message": "finish_reason error"}
             return
         if not self._ended or index < min(self._ended):
-            self.finish_reason = reason
+            self.finish_reason = reason[:MAX_REASON_CHARS]
         self._ended.add(index)
         self.finished = len(self._ended) >= self._n
 
