@@ -62,6 +62,18 @@ def list_files(directory: Path) -> list[SpoolFile]:
     return found
 
 
+def is_gone(directory: Path, stem: str) -> bool:
+    """Whether a file is there under neither name. A listing taken while it is renamed may show neither; this does not
+    err: a file goes from open to closed only, and the names are asked for in this order."""
+    for suffix in (LIVE, CLOSED):
+        try:
+            (directory / f"{stem}{suffix}").stat()
+        except FileNotFoundError:
+            continue
+        return False
+    return True
+
+
 def try_lock(fd: int) -> bool:
     """Take the owner's lock on an open file; False when a living process holds it. Closing the file gives it up."""
     try:

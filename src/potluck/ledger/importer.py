@@ -22,7 +22,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from potluck.ledger.files import SpoolFile, list_files, try_lock
+from potluck.ledger.files import SpoolFile, is_gone, list_files, try_lock
 from potluck.ledger.rows import (
     HOUR_KEY,
     UPSERT_REFUSALS,
@@ -111,7 +111,7 @@ class Importer:
         connection.execute("PRAGMA synchronous = NORMAL")
         connection.execute("PRAGMA cache_size = -4000")
         self._offsets = dict(connection.execute("SELECT stem, offset_bytes FROM spool_files"))
-        gone = self._offsets.keys() - {file.stem for file in list_files(self._spool)}
+        gone = [stem for stem in self._offsets if self._spool.is_dir() and is_gone(self._spool, stem)]
         connection.executemany("DELETE FROM spool_files WHERE stem = ?", [(stem,) for stem in gone])
         self._connection, self._inode = connection, status.st_ino
         return connection

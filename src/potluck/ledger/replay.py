@@ -1,7 +1,8 @@
 """What dead processes left open, settled as `lost`: once, before the gateway says that it is ready.
 
 For each process whose files nobody owns: an intent whose request has no settlement becomes a settlement with outcome
-`lost`, at its reserved amount, marked as estimated. The lines are appended to that process's last file and synced
+`lost`, at its reserved amount, marked as estimated; where nothing was reserved its input is estimated from its size and
+its cost is unknown, not zero. The lines are appended to that process's last file and synced
 before its files are closed, so a replay killed at any moment is simply done again and finds its own lines.
 """
 
@@ -16,6 +17,7 @@ import msgspec
 
 from potluck.ledger.files import UNREADABLE, SpoolFile, close_file, list_files, sync_directory, try_lock
 from potluck.model.usage import AttemptRecord, Intent, Settlement, TokenUsage, UsageRecord
+from potluck.policy.estimate import estimate_usage
 
 log = logging.getLogger(__name__)
 
@@ -149,13 +151,14 @@ def lost_record(lines: Iterable[bytes]) -> UsageRecord:
     """The record of a call that died with its process, from its intent lines (copies of one attempt count once).
 
     An attempt that a later intent lists in `failed` is taken as it says; every other one was in flight, and is charged
-    what was reserved for it.
+    what was reserved for it, if anything was. The cost is None when no attempt's is known.
     """
     intents = {intent.n: intent for intent in map(_decode_intent, lines)}
     ended = {attempt.n: attempt for intent in intents.values() for attempt in intent.failed}
     flying = {n: intent for n, intent in intents.items() if n not in ended}
     attempts = ended | {n: _lost_attempt(intent) for n, intent in flying.items()}
     last = intents[max(intents)]
+    costs = [attempt.cost_nanousd for attempt in attempts.values() if attempt.cost_nanousd is not None]
     usages = [attempt.usage for attempt in attempts.values() if attempt.usage is not None]
     return UsageRecord(
         id=last.id,
@@ -179,7 +182,7 @@ def lost_record(lines: Iterable[bytes]) -> UsageRecord:
             output_tokens=sum(usage.output_tokens for usage in usages),
             estimated=True,
         ),
-        cost_nanousd=sum(attempt.cost_nanousd or 0 for attempt in attempts.values()),
+        cost_nanousd=sum(costs) if costs else None,
         error_code="lost",
         attempts=tuple(attempts[n] for n in sorted(attempts)),
         request_bytes=last.request_bytes,
@@ -187,6 +190,9 @@ def lost_record(lines: Iterable[bytes]) -> UsageRecord:
 
 
 def _lost_attempt(intent: Intent) -> AttemptRecord:
+    usage = TokenUsage(intent.reserved_input_tokens, intent.reserved_output_tokens, estimated=True)
+    if not (usage.input_tokens or usage.output_tokens):
+        usage = estimate_usage(intent.request_bytes, 0)
     return AttemptRecord(
         n=intent.n,
         target_id=intent.target_id,
@@ -195,7 +201,7 @@ def _lost_attempt(intent: Intent) -> AttemptRecord:
         credential_id=intent.credential_id,
         error_class="lost",
         error="the gateway died while the call was in flight",
-        usage=TokenUsage(intent.reserved_input_tokens, intent.reserved_output_tokens, estimated=True),
-        cost_nanousd=intent.reserved_nanousd,
+        usage=usage,
+        cost_nanousd=intent.reserved_nanousd if intent.reserved_nanousd > 0 else None,
         price_version=intent.price_version,
     )

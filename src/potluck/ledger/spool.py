@@ -16,11 +16,13 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from potluck.ledger.files import close_file, list_files, live_path, new_boot, sync_directory, try_lock
 from potluck.ledger.refusals import Refusals
+from potluck.ledger.rows import MAX_NUMBER
 from potluck.model.usage import Intent, Settlement, UsageRecord
 
 Then = Callable[[bool], None]
@@ -113,11 +115,25 @@ class Spool:
         self._thens.append(then)
 
     def settle(self, record: UsageRecord, then: Then) -> None:
-        """Record the end of a request. After `then(False)` the line waits in memory for the disk to recover."""
+        """Record the end of a request. After `then(False)` the line waits in memory for the disk to recover.
+
+        A record that cannot be encoded is written with its text and numbers made safe. One that cannot even then is
+        dropped, with `then(False)`: its call stays open, for the next start to settle.
+        """
+        try:
+            line = self._encode(Settlement(record))
+        except Exception as error:  # nothing a record holds may keep its request from ending
+            made = _safe_line(record)
+            if made is None:
+                log.error("the usage record of %s cannot be written (%s)", record.id, type(error).__name__)
+                self.dropped += 1
+                self._loop.call_soon(then, False)
+                return
+            line = made
         self._open.pop(record.id, None)
         if not self._lines:
             self._loop.call_soon(self._flush)
-        self._lines.append(self._encode(Settlement(record)))
+        self._lines.append(line)
         self._thens.append(then)
 
     def refuse(self, reason: str, who: str, at_ms: int, detail: str) -> None:
@@ -162,9 +178,11 @@ class Spool:
             self._torn = False
             return len(lines) - 1
         whole = data.rfind(b"\n", 0, written) + 1
-        self._size += whole
         done = data.count(b"\n", 0, whole) - (self._torn and whole > 0)
         try:
+            # the file's own size: torn lines that could not be cut off are in it, but not in ours
+            base = os.lseek(self._fd, 0, os.SEEK_END) - written
+            self._size = base + whole
             os.ftruncate(self._fd, self._size)
             self._torn = self._torn and not whole
         except OSError:
@@ -315,3 +333,23 @@ class Spool:
             log.error("the usage spool was left open: %s", error)  # the next start replays it
         finally:
             os.close(fd)
+
+
+def _safe_line(record: UsageRecord) -> bytes | None:
+    """A record's line with half surrogate pairs replaced and numbers cut to what JSON readers hold, if that helps."""
+    try:
+        return msgspec.json.encode(_safe(msgspec.to_builtins(Settlement(record))))
+    except Exception:
+        return None
+
+
+def _safe(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode()
+    if isinstance(value, dict):
+        return {name: _safe(member) for name, member in value.items()}
+    if isinstance(value, list | tuple):
+        return [_safe(member) for member in value]
+    if isinstance(value, int) and not isinstance(value, bool):
+        return max(-MAX_NUMBER, min(value, MAX_NUMBER))
+    return value

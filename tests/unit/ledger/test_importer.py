@@ -305,3 +305,45 @@ def test_a_database_replaced_while_open_is_noticed(tmp_path: Path, home: Path) -
     (other / "usage.db").rename(home / "usage.db")
     work.poll()
     assert totals(home)[0] == 1, "the file in the spool is imported into the new database"
+
+
+@pytest.mark.parametrize("closed", [False, True])
+def test_a_file_that_a_listing_misses_is_not_counted_again(
+    home: Path, monkeypatch: pytest.MonkeyPatch, closed: bool
+) -> None:
+    """A listing taken during a rename may show neither name: the place in the file is kept, also over a new start."""
+    path = home / "spool/0a-000001.jsonl"
+    path.write_bytes(line(RefusalCount("invalid_api_key", "a", 7, 3)) + line(record("1")))
+    importer(home).poll()
+    with monkeypatch.context() as patch:
+        patch.setattr(importer_module, "list_files", lambda directory: [])
+        work = importer(home)
+        work.poll()
+    if closed:
+        path.rename(home / "spool/0a-000001.done.jsonl")
+    work.poll()
+    importer(home).poll()
+    assert ask(home, "SELECT requests FROM refusals") == [(3,)]
+    assert totals(home) == (1, 1, 0)
+
+
+def test_a_spool_that_is_away_is_not_forgotten(home: Path) -> None:
+    """While the spool's directory is not there, places in its files are kept."""
+    (home / "spool/0a-000001.jsonl").write_bytes(line(RefusalCount("invalid_api_key", "a", 7, 3)))
+    importer(home).poll()
+    (home / "spool").rename(home / "away")
+    work = importer(home)
+    work.poll()
+    (home / "away").rename(home / "spool")
+    importer(home).poll()
+    assert ask(home, "SELECT requests FROM refusals") == [(3,)]
+
+
+def test_places_in_files_that_are_gone_go(home: Path) -> None:
+    """What was deleted by another hand leaves no place behind."""
+    path = home / "spool/0a-000001.jsonl"
+    path.write_bytes(line(record("1")))
+    importer(home).poll()
+    path.unlink()
+    importer(home).poll()
+    assert ask(home, "SELECT * FROM spool_files") == []

@@ -207,3 +207,23 @@ def test_a_full_disk_is_said_and_tried_again(tmp_path: Path, monkeypatch: pytest
     assert "No space left" in summary.errors[0]
     assert path.read_bytes() == line(intent("1"))
     assert replay(tmp_path).lost == 1
+
+
+def test_without_a_reservation_input_is_estimated_and_the_cost_unknown(tmp_path: Path) -> None:
+    """A lost call that nothing was reserved for is not free: its input is estimated by size, its cost is not said."""
+    nothing = {"reserved_nanousd": 0, "reserved_input_tokens": 0, "reserved_output_tokens": 0, "request_bytes": 401}
+    lay(tmp_path, "0a-000001.jsonl", line(intent("1", **nothing)))
+    replay(tmp_path)
+    lost = settled(tmp_path)["req_1"]
+    assert (lost.usage, lost.cost_nanousd) == (TokenUsage(101, 0, estimated=True), None)
+    assert (lost.attempts[0].usage, lost.attempts[0].cost_nanousd) == (lost.usage, None)
+
+
+def test_known_costs_add_up_beside_unknown_ones(tmp_path: Path) -> None:
+    """What an ended attempt or a reservation says of the cost is kept where another attempt's is unknown."""
+    ended = attempt(n=1, error_class="target_down", cost_nanousd=5, usage=TokenUsage(3, 4))
+    nothing = {"reserved_nanousd": 0, "reserved_input_tokens": 0, "reserved_output_tokens": 0, "request_bytes": 8}
+    lay(tmp_path, "0a-000001.jsonl", line(intent("1", n=2, failed=(ended,), **nothing)))
+    replay(tmp_path)
+    lost = settled(tmp_path)["req_1"]
+    assert (lost.usage, lost.cost_nanousd) == (TokenUsage(5, 4, estimated=True), 5)

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from spool_lines import intent, lines_of, record
+from spool_lines import attempt, intent, line, lines_of, record
 
 from potluck.ledger import spool as spool_module
 from potluck.ledger.files import list_files, try_lock
 from potluck.ledger.spool import Spool
+from potluck.model.usage import TokenUsage
 
 TICK_S = 0.01
 
@@ -293,3 +294,67 @@ async def test_a_directory_that_cannot_be_made_is_an_error(tmp_path: Path) -> No
     (tmp_path / "spool").write_text("a file")
     with pytest.raises(OSError, match="spool"):
         Spool(tmp_path / "spool", asyncio.get_running_loop())
+
+
+async def test_a_record_that_cannot_be_encoded_is_written_all_the_same(spool: Spool, tmp_path: Path) -> None:
+    """Text that is no UTF-8 and numbers beyond 64 bits are made safe: the call is settled and its caller told."""
+    answers = Answers()
+    spool.intend(intent("1"), answers.then("i"))
+    bad = "a\ud800"
+    failed = attempt(error=bad, status=503)
+    spool.settle(
+        record(
+            "1", finish_reason=bad, error_code=bad, user=bad, tags=(bad,), model=bad, attempts=(failed,),
+            usage=TokenUsage(1 << 70, 2),
+        ),
+        answers.then("s"),
+    )  # fmt: skip
+    await answers.wait(2)
+    assert answers.seen == [("i", True), ("s", True)]
+    assert spool.open_calls == 0
+    found = lines_of(list_files(tmp_path / "spool")[0].path)[-1]["r"]
+    assert [found[name] for name in ("finish_reason", "error_code", "user", "tags", "model")] == [
+        "a?", "a?", "a?", ["a?"], "a?"
+    ]  # fmt: skip
+    assert (found["attempts"][0]["error"], found["attempts"][0]["status"]) == ("a?", 503)
+    assert found["usage"] == {"input_tokens": 1 << 53, "output_tokens": 2}
+
+
+async def test_a_record_that_nothing_can_encode_is_left_to_the_next_start(spool: Spool) -> None:
+    """A record with a foreign object in it is given up and counted; its call stays open, its caller hears False."""
+    answers = Answers()
+    spool.intend(intent("1"), answers.then("i"))
+    spool.settle(record("1", route=object()), answers.then("s"))
+    await answers.wait(2)
+    assert sorted(answers.seen) == [("i", True), ("s", False)]
+    assert (spool.open_calls, spool.dropped) == (1, 1)
+
+
+async def test_a_torn_write_cuts_nothing_that_was_acknowledged(
+    spool: Spool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a torn line that could not be cut off, the next torn write is cut where it began in the file."""
+    disk, answers = Disk(monkeypatch), Answers()
+    real = os.ftruncate
+
+    def refuse(fd: int, size: int) -> None:
+        raise OSError(errno.EIO, "no")
+
+    monkeypatch.setattr(spool, "_due", False)
+    spool._timer.cancel()  # type: ignore[union-attr] — no new file in between
+    with monkeypatch.context() as patch:
+        patch.setattr(spool_module.os, "ftruncate", refuse)
+        disk.room = 100
+        spool.settle(record("torn"), answers.then("torn"))
+        await answers.wait(1)
+    disk.room = 1 << 40
+    spool.settle(record("1"), answers.then("1"))
+    await answers.wait(2)
+    disk.room = 50
+    spool.settle(record("2"), answers.then("2"))
+    await answers.wait(3)
+    assert answers.seen == [("torn", False), ("1", True), ("2", False)]
+    assert spool_module.os.ftruncate is real
+    first, second = list_files(tmp_path / "spool")[0].path.read_bytes().splitlines(keepends=True)
+    assert len(first) == 101
+    assert second == line(record("1"))
