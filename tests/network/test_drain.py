@@ -121,6 +121,22 @@ async def test_a_kept_alive_connection_is_told_to_close(tmp_path: Path):
             assert await gateway.wait() == 0
 
 
+async def test_a_body_on_its_way_is_answered(tmp_path: Path):
+    """A request whose head has come at SIGTERM, and whose body comes within the drain, gets its answer."""
+    async with FakeProvider() as fake, GatewayProcess(tmp_path / "home", point_at(fake, "ok")) as gateway:
+        request = chat(gateway, "ok")
+        async with gateway.caller() as caller:
+            await caller.send(chat(gateway, "ok") + request[:-5])
+            assert (await caller.read()).status == 200
+            gateway.tell(signal.SIGTERM)
+            await asyncio.sleep(0.5)
+            await caller.send(request[-5:])
+            response = await caller.read()
+            assert (response.status, response.header("connection")) == (200, "close")
+        assert await gateway.wait() == 0
+        assert list(gateway.outcomes().values()) == ["ok"] * 2
+
+
 async def test_a_slow_caller_still_gets_the_rest_of_a_large_answer(tmp_path: Path):
     """An answer that is complete but not yet taken when the drain ends is delivered, not cut."""
     model = "ok;chunks=4000;size=2000"

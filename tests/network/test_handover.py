@@ -2,14 +2,23 @@
 
 import asyncio
 import contextlib
+import logging
+import socket
 import time
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 from dataplane import CALLER_KEY, Gateway
+from uvicorn.config import Config
+from uvicorn.server import ServerState
 
 from potluck.conformance import answers
 from potluck.conformance.caller import CutError, encode_request
+from potluck.proxy.guarded import GuardedHttp
 from potluck.proxy.limits import KIB, PlaneLimits
+from potluck.runtime import gateway as runtime
+from potluck.wire.http1 import MAX_HEAD_BYTES
 
 pytestmark = pytest.mark.timeout(30)
 
@@ -258,3 +267,160 @@ async def test_draining_closes_both_planes(gateway: Gateway):
         assert await page.closed()
         assert (await busy.read()).body == b"GET /slow 0"
         assert await busy.closed()
+
+
+def attach(gateway: Gateway, app: Callable[..., Any]) -> None:
+    """Give the gateway another control plane."""
+    config = Config(app, http=GuardedHttp, ws="none", lifespan="off", loop="none", log_config=None, access_log=False)
+    config.load()
+    state = ServerState()
+    gateway.plane.set_guard(lambda _: GuardedHttp(gateway.plane, config, state))
+
+
+@pytest.mark.parametrize("upgrade_to", ["websocket", "h2c"])
+@pytest.mark.parametrize("body", [None, b"GET /smuggled HTTP/1.1\r\nHost: evil.example\r\n\r\n"])
+async def test_an_upgrade_switches_no_guard_off(
+    gateway: Gateway, caplog: pytest.LogCaptureFixture, body: bytes | None, upgrade_to: str
+):
+    """Upgrade is ignored, without a word in the log: what follows on the connection is judged as ever."""
+    gateway.plane.allowed_hosts = frozenset({b"localhost"})
+    fields = {"Connection": "Upgrade", "Upgrade": upgrade_to, "Sec-WebSocket-Key": "AA", "Sec-WebSocket-Version": "13"}
+    upgrade = control("/u", body, **fields)
+    answer = b"POST /u %d" % len(body) if body else b"GET /u 0"
+    with caplog.at_level(logging.WARNING):
+        async with gateway.caller() as caller:
+            await caller.send(upgrade)
+            assert (await caller.read()).body == answer
+            await caller.send(control("/next", b"x" * 3000))
+            assert (await caller.read()).body == b"POST /next 3000"
+            await caller.send(upgrade + encode_request("GET", "/v1/models", key=CALLER_KEY) + upgrade)
+            assert (await caller.read()).body == answer
+            assert (await caller.read()).json["object"] == "list"
+            assert (await caller.read()).body == answer
+            await caller.send(b"GET /page HTTP/1.1\r\nHost: evil.example\r\n\r\n")
+            assert (await caller.read()).status == 421
+        async with gateway.caller() as caller:
+            await caller.send(upgrade)
+            assert (await caller.read()).body == answer
+            await caller.send(b"GET /page HTTP/1.1\r\nHost: localhost\r\nX-A: " + b"y" * MAX_HEAD_BYTES)
+            assert (await caller.read()).status == 431
+        async with gateway.caller() as caller:
+            await caller.send(upgrade)
+            assert (await caller.read()).body == answer
+            assert await caller.closed()  # idle: the deadline stands too
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+async def test_a_control_plane_that_cannot_start_is_told(gateway: Gateway, monkeypatch: pytest.MonkeyPatch):
+    """Who waits for it and who comes later get 503 in its form and a close; /v1 goes on."""
+
+    def broken() -> None:
+        raise ImportError("no such thing")
+
+    monkeypatch.setattr(runtime, "_import_control", broken)
+    settings: Any = None
+    process = runtime.Gateway(settings)
+    process.plane, process.loop = gateway.plane, gateway.plane.loop
+    gateway.plane._guard = None
+    async with gateway.caller() as waiting, gateway.caller() as late:
+        await waiting.send(control("/early", b"hello") + gateway.request())
+        await gateway.until(lambda: gateway.plane._awaiting_guard)
+        await process._bring_in_control_plane()
+        await late.send(gateway.request())
+        assert (await late.read()).body == GOOD
+        await late.send(control("/late"))
+        for caller in (waiting, late):
+            response = await caller.read()
+            assert (response.status, response.json["status"]) == (503, 503)
+            assert response.header("content-type") == "application/problem+json"
+            assert response.header("connection") == "close"
+            assert await caller.closed()
+        assert "control" in process.problems
+    await gateway.until(lambda: not gateway.plane.connections)
+
+
+async def test_waiting_for_the_control_plane_ends(gateway: Gateway):
+    """Who hangs up while he waits is forgotten; who waits too long, or into the drain, gets 503."""
+    plane = gateway.plane
+    plane._guard = None
+    async with gateway.caller() as gone:
+        await gone.send(control("/gone"))
+        await gateway.until(lambda: plane._awaiting_guard)
+    await gateway.until(lambda: not plane._awaiting_guard)
+    async with gateway.caller() as patient:
+        await patient.send(control("/patient"))
+        assert (await patient.read()).status == 503
+        assert await patient.closed()
+    assert not plane._awaiting_guard
+    async with gateway.caller() as drained:
+        await drained.send(control("/drained", method="HEAD"))
+        await gateway.until(lambda: plane._awaiting_guard)
+        await plane.drain(5.0)
+        response = await drained.read(head_only=True)
+        assert response.status == 503
+        assert await drained.closed()
+
+
+@pytest.mark.parametrize(
+    ("field", "status"), [(b"localhost ", 200), (b"localhost\t ", 200), (b"localhost:80 ", 200), (b"evil ", 421)]
+)
+async def test_white_space_around_the_host_is_not_part_of_it(gateway: Gateway, field: bytes, status: int):
+    """RFC 9110 §5.5: white space around a field's value does not count."""
+    gateway.plane.allowed_hosts = frozenset({b"localhost"})
+    async with gateway.caller() as caller:
+        await caller.send(b"GET /page HTTP/1.1\r\nHost: " + field + b"\r\n\r\n")
+        assert (await caller.read()).status == status
+
+
+@pytest.mark.parametrize("size_bytes", [50_000, 8 << 20])
+async def test_an_answer_before_a_close_that_nobody_takes_is_given_up(gateway: Gateway, size_bytes: int):
+    """`Connection: close` and a caller who does not read: the socket goes after `caller_stall_s`, full or nearly so."""
+
+    async def large(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"x" * size_bytes})
+
+    attach(gateway, large)
+    async with gateway.caller(receive_buffer_bytes=4096) as caller:
+        await caller.send(b"GET ")
+        await gateway.until(lambda: gateway.plane.connections)
+        (connection,) = gateway.plane.connections
+        connection.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        caller.stall()
+        await caller.send(control("/large", Connection="close")[4:])
+        await gateway.until(lambda: gateway.plane.guarded)
+        await gateway.until(lambda: not gateway.plane.guarded, timeout_s=4.0)
+
+
+async def test_an_application_that_reads_on_does_not_undo_the_pause(gateway: Gateway):
+    """uvicorn resumes reading when the application takes a body; what is read ahead stays bounded all the same."""
+    taken, release = asyncio.Event(), asyncio.Event()
+
+    async def held(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        taken.set()
+        await release.wait()
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
+        await send({"type": "http.response.body"})
+
+    async with gateway.caller() as caller:
+        await caller.ask("GET", "/page")
+        attach(gateway, held)
+        await caller.send(gateway.request())
+        assert (await caller.read()).body == GOOD
+        await caller.send(control("/fresh"))
+        await gateway.until(lambda: gateway.plane.guarded)
+        (guarded,) = gateway.plane.guarded
+        release.set()
+        assert (await caller.read()).status == 200
+        release.clear()
+        taken.clear()
+        guarded.data_received(control("/held", b"x" * 100_000) + b"GET /" + b"x" * 100_000)
+        await taken.wait()
+        for _ in range(64):
+            caller._writer.write(b"x" * 65_536)
+        await asyncio.sleep(0.2)
+        assert len(guarded._held) < 1 << 20
+        caller.reset()
+        release.set()
+    await gateway.until(lambda: not gateway.plane.guarded)

@@ -324,8 +324,8 @@ async def test_bodies_held_at_once_are_bounded(gateway: Gateway):
     try:
         for caller in callers[:4]:
             await caller.__aenter__()
-            await caller.send(head + b"{")
-        await gateway.until(lambda: gateway.plane.buffered_bytes == 1000 * KIB)
+            await caller.send(head + b" " * (250 * KIB - 1))
+        await gateway.until(lambda: gateway.plane.buffered_bytes == 1000 * KIB - 4)
         fifth = callers[4]
         await fifth.__aenter__()
         await fifth.send(head)
@@ -333,13 +333,72 @@ async def test_bodies_held_at_once_are_bounded(gateway: Gateway):
         assert (response.status, response.code) == (503, "overloaded")
         assert int(response.header("retry-after") or "") >= 1
         callers[0].hang_up()
-        await gateway.until(lambda: gateway.plane.buffered_bytes == 750 * KIB)
+        await gateway.until(lambda: gateway.plane.buffered_bytes == 750 * KIB - 3)
         async with gateway.caller() as sixth:
             await sixth.send(gateway.request())
             assert (await sixth.read()).body == GOOD
     finally:
         for caller in callers:
             await caller.__aexit__()
+
+
+async def test_heads_that_promise_bodies_take_no_room(gateway: Gateway):
+    """Bodies count as they come: twenty callers who promise 250 KiB each and send nothing keep nobody out."""
+    head = encode_request(key=CALLER_KEY, headers={"Content-Length": str(250 * KIB)})
+    async with contextlib.AsyncExitStack() as stack:
+        for _ in range(20):
+            caller = await stack.enter_async_context(gateway.caller())
+            await caller.send(head)
+        await gateway.until(lambda: len(gateway.plane.connections) == 20)
+        assert gateway.plane.buffered_bytes == 0
+        async with gateway.caller() as served:
+            await served.send(gateway.request())
+            assert (await served.read()).body == GOOD
+            request = gateway.request(padding="p" * 100_000)
+            await served.send(request[:60_000])
+            await gateway.until(lambda: 0 < gateway.plane.buffered_bytes <= 60_000)
+            await served.send(request[60_000:])
+            assert (await served.read()).body == GOOD
+    await gateway.until(lambda: gateway.plane.buffered_bytes == 0)
+
+
+async def test_bodies_that_pass_the_cap_as_they_come_are_refused(gateway: Gateway):
+    """Five callers whose bodies, each allowed at its head, pass 1 MiB together: one gets 503 overloaded."""
+    head = encode_request(key=CALLER_KEY, headers={"Content-Length": str(250 * KIB)})
+    statuses = []
+    async with contextlib.AsyncExitStack() as stack:
+        callers = [await stack.enter_async_context(gateway.caller(timeout_s=2.0)) for _ in range(5)]
+        for caller in callers:
+            await caller.send(head)
+        await gateway.until(lambda: len(gateway.plane.connections) == 5)
+        for _ in range(4):
+            for caller in callers:
+                await caller.send(b" " * 0xF000)
+        statuses += [(await caller.read()).status for caller in callers]
+    assert 503 in statuses
+    assert gateway.plane.buffered_bytes == 0
+
+
+async def test_the_drain_waits_for_own_answers_and_bodies_on_their_way(gateway: Gateway):
+    """A lookup that takes a moment and a body that is half here are answered; a body that never comes gets 503."""
+    plane = gateway.plane
+    plane.lookup = lambda _id, _key, answer: plane.loop.call_later(0.2, answer, b'{"found":1}') and None
+    request = gateway.request()
+    async with gateway.caller() as asking, gateway.caller() as sending, gateway.caller() as silent:
+        await asking.send(encode_request("GET", "/v1/requests/req_x", key=CALLER_KEY))
+        await sending.send(request[:-5])
+        await silent.send(request[:-5])
+        await gateway.until(lambda: len(plane.connections) == 3 and plane.buffered_bytes)
+        drain = asyncio.ensure_future(plane.drain(0.35))
+        await asyncio.sleep(0.05)
+        assert not drain.done()
+        await sending.send(request[-5:])
+        response = await sending.read()
+        assert (response.body, response.header("connection")) == (GOOD, "close")
+        assert (await asking.read()).json == {"found": 1}
+        response = await silent.read()
+        assert (response.status, response.code) == (503, "overloaded")
+        assert await drain == 0
 
 
 async def test_chunked_bodies_count_against_the_cap_too(gateway: Gateway):

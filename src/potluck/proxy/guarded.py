@@ -10,19 +10,19 @@ Rules of this state machine
 - BUSY: the message is whole, its answer is not: bytes are held, and past `pipelined_bytes` reading stops.
 - FULL: the answer is complete and not taken yet; until it is, no further request is read.
 - When the answer is complete: the held bytes decide who serves the next message.
-- RAW: an upgrade was accepted (WebSocket): uvicorn owns the bytes.
+- Upgrade is ignored: the field is taken out, since with it uvicorn's parser takes a body for the next request, which
+  would then pass every guard.
 uvicorn is pinned exactly; the hand-over tests guard its upgrades.
 """
 
 import asyncio
+import re
 import time
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from potluck.proxy.answers import STATUS_LINES
-from potluck.wire.http1 import DRAIN_BYTES, BadRequest, BodyReader, Head, find_head_end, parse_head
+from potluck.wire.http1 import DRAIN_BYTES, BadRequest, BodyReader, find_head_end, parse_head
 
 if TYPE_CHECKING:
     from uvicorn.config import Config
@@ -30,10 +30,11 @@ if TYPE_CHECKING:
 
     from potluck.proxy.plane import Plane
 
-HEAD, BODY, BUSY, FULL, RAW, LINGER, GONE = range(7)
+HEAD, BODY, BUSY, FULL, LINGER, GONE = range(6)
 FOREVER = float("inf")
 MAX_BODY_BYTES = 8 * 1024 * 1024
 """of the control plane: configuration documents, never prompts"""
+_UPGRADE = re.compile(rb"\r\nupgrade:[^\r\n]*", re.IGNORECASE)
 clock = time.monotonic
 
 
@@ -53,6 +54,7 @@ class GuardedHttp(HttpToolsProtocol):
         self._chunked = False
         self._reading_stopped = False
         self._write_blocked = False
+        self._unsent_bytes = 0
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
@@ -76,8 +78,6 @@ class GuardedHttp(HttpToolsProtocol):
                 self._read_body(data)
             elif phase in (BUSY, FULL):
                 self._hold(data)
-            elif phase == RAW:
-                super().data_received(data)
             elif phase == LINGER:
                 self._linger_bytes -= len(data)
                 if self._linger_bytes <= 0:
@@ -110,12 +110,7 @@ class GuardedHttp(HttpToolsProtocol):
         self._reader = BodyReader(head, MAX_BODY_BYTES)
         self._chunked = head.chunked
         self._phase = BODY
-        if _upgrades(head):
-            self._phase = RAW
-            self.deadline = FOREVER
-            super().data_received(data)
-            return
-        self._feed(raw)
+        self._feed(_UPGRADE.sub(b"", raw) if b"upgrade" in head.headers else raw)
         self._read_body(data[end:])
 
     def _read_body(self, data: bytes) -> None:
@@ -142,16 +137,16 @@ class GuardedHttp(HttpToolsProtocol):
 
     def _hold(self, data: bytes) -> None:
         self._held += data
-        if len(self._held) > self.plane.limits.pipelined_bytes and not self._reading_stopped:
+        if len(self._held) > self.plane.limits.pipelined_bytes:
             self._reading_stopped = True
-            self.transport.pause_reading()
+            self.transport.pause_reading()  # each time: uvicorn may have resumed it for the body's sake
 
     # --- uvicorn's side
 
     def pause_writing(self) -> None:
         super().pause_writing()
         self._write_blocked = True
-        if self._phase in (BUSY, RAW):
+        if self._phase == BUSY:
             self.deadline = clock() + self.plane.limits.caller_stall_s
 
     def resume_writing(self) -> None:
@@ -159,25 +154,33 @@ class GuardedHttp(HttpToolsProtocol):
         self._write_blocked = False
         if self._phase == FULL:
             self._await_next()
-        elif self._phase in (BUSY, RAW):
+        elif self._phase == BUSY and not self.transport.is_closing():
             self.deadline = FOREVER
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
         self._unset_keepalive_if_required()  # one deadline, ours
-        if self._phase == GONE or self.transport.is_closing():
+        if self._phase == GONE:
             return
-        if self._phase == BODY:
+        if self.transport.is_closing():
+            self._await_close()
+        elif self._phase == BODY:
             # answered before its body was whole: the rest is not wanted, and the boundary is not known
             self._linger()
         elif self._phase == BUSY:
             if self.plane.draining:
                 self.transport.close()
+                self._await_close()
             elif self._write_blocked:
                 self._phase = FULL
                 self.deadline = clock() + self.plane.limits.caller_stall_s
             else:
                 self._await_next()
+
+    def _await_close(self) -> None:
+        """The transport closes once the caller has taken the rest."""
+        self._unsent_bytes = self.transport.get_write_buffer_size()
+        self.deadline = clock() + self.plane.limits.caller_stall_s
 
     def _await_next(self) -> None:
         self.deadline = clock() + self.plane.limits.keep_alive_s
@@ -212,19 +215,7 @@ class GuardedHttp(HttpToolsProtocol):
                 return
             self.cycle.response_started = True
             self.cycle.response_complete = True
-        body = msgspec.json.encode(
-            {
-                "type": "about:blank",
-                "title": STATUS_LINES[error.status][13:-2].decode(),
-                "status": error.status,
-                "detail": error.message,
-                "request_id": self.plane.ids.next(),
-            }
-        )
-        self.transport.write(
-            b"%scontent-type: application/problem+json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n%s"
-            % (STATUS_LINES[error.status], len(body), body)
-        )
+        self.transport.write(self.plane.problem_answer(error.status, error.message))
         self._linger()
 
     def _linger(self) -> None:
@@ -240,7 +231,12 @@ class GuardedHttp(HttpToolsProtocol):
     def on_deadline(self) -> None:
         """Swept by the plane: the head, the body, the next request or the caller's close did not come in time."""
         self.deadline = FOREVER
-        if self._phase == BODY or (self._phase == HEAD and self._held):
+        if self.transport.is_closing():
+            if 0 < self.transport.get_write_buffer_size() < self._unsent_bytes:
+                self._await_close()  # slow, but taking the answer
+            else:
+                self.transport.abort()
+        elif self._phase == BODY or (self._phase == HEAD and self._held):
             self._refuse(BadRequest(408, "the request was not sent in time"))
         elif self._phase == LINGER or self.transport.get_write_buffer_size():
             self.transport.abort()
@@ -273,13 +269,3 @@ class GuardedHttp(HttpToolsProtocol):
 def _for_data_plane(data: bytes) -> bool:
     space = data.find(b" ", 0, 32)
     return space > 0 and data[space + 1 : space + 5] == b"/v1/"
-
-
-def _upgrades(head: Head) -> bool:
-    """Only a WebSocket handshake leaves HTTP; any other Upgrade is ignored."""
-    headers = head.headers
-    return (
-        headers.get(b"upgrade", b"").lower() == b"websocket"
-        and b"upgrade" in headers.get(b"connection", b"").lower()
-        and not head.has_body
-    )

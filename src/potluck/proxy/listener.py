@@ -3,6 +3,7 @@
 Rules
 - `/v1/…` is served here; everything else goes, whole and at a message boundary, to the control plane's protocol.
 - One exchange at a time per connection; what is pipelined behind it waits, and past `pipelined_bytes` reading stops.
+- WAIT: a request for the control plane, which is still being imported; what comes behind it waits too.
 - FULL: the answer is written but not taken yet; until it is, no further request is read, so answers never pile up.
 - 401, 404, 405 and 413 are answered at the head, before a body is buffered. A refused body is drained a little, so that
   the answer is not lost to a reset, then the connection closes.
@@ -22,7 +23,7 @@ from potluck.proxy.plane import Plane
 from potluck.wire.errors import RequestError, encode_error
 from potluck.wire.http1 import DRAIN_BYTES, BadRequest, BodyReader, Head, HeadReader, find_head_end
 
-HEAD, BODY, BUSY, FULL, LINGER, GONE = range(6)
+HEAD, BODY, BUSY, FULL, WAIT, LINGER, GONE = range(7)
 
 CAPABILITY_PATHS: dict[bytes, Capability] = {
     b"/v1/chat/completions": "chat",
@@ -96,6 +97,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 — asyncio's signature
         self._state = GONE
         self.plane.connections.discard(self)
+        self.plane.await_guard_no_more(self)
         self._release()
         self._buffer = b""
         self._reader = None
@@ -130,7 +132,7 @@ class Connection(asyncio.Protocol):
                 self._read_body(data)
             except BadRequest as error:
                 self._refuse_bytes(error)
-        elif state in (BUSY, FULL):
+        elif state in (BUSY, FULL, WAIT):
             self._buffer += data
             if len(self._buffer) > self.plane.limits.pipelined_bytes and not self._paused_reading:
                 self._paused_reading = True
@@ -171,6 +173,7 @@ class Connection(asyncio.Protocol):
         whole = end + head.content_length
         if whole <= len(data) and not head.chunked:
             # the common case: head and body came in one read
+            self._hold(head.content_length)
             self._begin(data[end:whole], data[whole:])
             return
         self._reader = BodyReader(head, self.plane.limits.max_body_bytes)
@@ -226,10 +229,8 @@ class Connection(asyncio.Protocol):
             message = f"the request body is larger than {limits.max_body_bytes} bytes"
             return self._refuse(head, RequestError("request_too_large", message))
         if head.content_length or head.chunked:
-            # a chunked body has no size yet: it is counted as it comes
-            self._reserved_bytes = head.content_length
-            plane.buffered_bytes += head.content_length
-            if plane.buffered_bytes > limits.buffered_bodies_bytes:
+            # nothing is set aside for a length that is only promised: bodies are counted as they come
+            if plane.buffered_bytes + head.content_length > limits.buffered_bodies_bytes:
                 message = "too many request bodies are being held; try again in a moment"
                 return self._refuse(head, RequestError("overloaded", message, retry_after_s=1))
             self.deadline = now + limits.body_idle_s
@@ -264,12 +265,11 @@ class Connection(asyncio.Protocol):
     def _read_body(self, data: bytes) -> None:
         reader = self._reader
         assert reader is not None
-        assert self._head is not None
         taken = reader.feed(data)
         plane = self.plane
-        if self._head.chunked:
-            plane.buffered_bytes += reader.size_bytes - self._reserved_bytes
-            self._reserved_bytes = reader.size_bytes
+        self._hold(reader.size_bytes)
+        if plane.buffered_bytes > plane.limits.buffered_bodies_bytes:
+            raise BadRequest(503, "too many request bodies are being held; try again in a moment")
         if reader.done:
             self._reader = None
             body = reader.body()
@@ -277,8 +277,6 @@ class Connection(asyncio.Protocol):
             return
         limits, now = plane.limits, clock()
         self.deadline = min(now + limits.body_idle_s, self._started_at + limits.body_total_s)
-        if self._head.chunked and plane.buffered_bytes > limits.buffered_bodies_bytes:
-            raise BadRequest(503, "too many request bodies are being held; try again in a moment")
 
     def _begin(self, body: bytes, rest: bytes) -> None:
         """The message is whole: start its exchange, or answer it ourselves."""
@@ -346,10 +344,9 @@ class Connection(asyncio.Protocol):
             self._paused_reading = False
             self.transport.resume_reading()
 
-    def unsent_bytes(self) -> int:
-        """How much of what was answered the caller has not taken yet."""
-        size: int = self.transport.get_write_buffer_size()
-        return size
+    def is_busy(self) -> bool:
+        """A message is being read or answered, or its answer is not taken yet."""
+        return self._state in (BODY, BUSY, FULL) or self.transport.get_write_buffer_size() > 0
 
     def abort(self) -> None:
         """Cut the connection: what was sent can't be ended honestly."""
@@ -435,6 +432,11 @@ class Connection(asyncio.Protocol):
         else:
             self.transport.close()  # TLS cannot half-close; close() still flushes the answer
 
+    def _hold(self, size_bytes: int) -> None:
+        """Count this many bytes of the body as held."""
+        self.plane.buffered_bytes += size_bytes - self._reserved_bytes
+        self._reserved_bytes = size_bytes
+
     def _release(self) -> None:
         if self._reserved_bytes:
             self.plane.buffered_bytes -= self._reserved_bytes
@@ -447,6 +449,8 @@ class Connection(asyncio.Protocol):
         state = self._state
         if state == BODY or (state == HEAD and self._buffer):
             self._refuse_bytes(BadRequest(408, "the request was not sent in time"))
+        elif state == WAIT:
+            self._refuse_control()
         elif state in (FULL, LINGER):
             unsent_bytes = self.transport.get_write_buffer_size()
             if 0 < unsent_bytes < self._unsent_bytes:
@@ -463,13 +467,23 @@ class Connection(asyncio.Protocol):
     def on_drain(self) -> None:
         if self._state == HEAD and not self._buffer:
             self.transport.close()
+        elif self._state == WAIT:
+            self._refuse_control()
+
+    def on_drained(self) -> None:
+        """The drain's time is up."""
+        if self._state == BODY:
+            self._refuse_bytes(BadRequest(503, "the gateway is shutting down"))
 
     def _hand_over(self, data: bytes) -> None:
         if self.plane.guard is None:
-            # the control plane is still being imported
             self._buffer = data
             self._searched_bytes = 0
-            self._state = BUSY
+            if self.plane.guard_is_missing or self.plane.draining:
+                self._refuse_control()
+                return
+            # the control plane is still being imported
+            self._state = WAIT
             self.deadline = clock() + self.plane.limits.head_s
             self.plane.await_guard(self)
             return
@@ -482,8 +496,18 @@ class Connection(asyncio.Protocol):
         protocol.data_received(data)
 
     def guard_is_ready(self) -> None:
-        if self._state != BUSY:
+        """It is, or never will be: what was asked of the control plane meanwhile goes on."""
+        if self._state != WAIT:
             return
         self._state = HEAD
         data, self._buffer = self._buffer, b""
         self._hand_over(data)
+
+    def _refuse_control(self) -> None:
+        """Answer for a control plane that is not there, in its form, and close."""
+        plane = self.plane
+        plane.await_guard_no_more(self)
+        answer = plane.problem_answer(503, "the console and the management API are not available now")
+        is_head = self._buffer.startswith(b"HEAD ")
+        self.transport.write(answer[: answer.index(b"\r\n\r\n") + 4] if is_head else answer)
+        self._linger()

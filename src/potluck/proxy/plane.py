@@ -6,9 +6,12 @@ from collections.abc import Callable
 from email.utils import formatdate
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from potluck.model.ids import RequestIds
 from potluck.model.usage import IntentForm
 from potluck.ports import Meter, Recorder, SnapshotSource, Upstream
+from potluck.proxy.answers import CLOSE, STATUS_LINES
 from potluck.proxy.limits import PlaneLimits
 
 if TYPE_CHECKING:
@@ -68,7 +71,9 @@ class Plane:
         """of the last sweep: near enough for deadlines of many seconds"""
         self._date_at = 0
         self._guard: Callable[[Connection], asyncio.Protocol] | None = None
-        self._awaiting_guard: list[Connection] = []
+        self.guard_is_missing = False
+        """the control plane could not be started: nobody waits for it any more"""
+        self._awaiting_guard: set[Connection] = set()
         self._drain_until = 0.0
         self.sweep(time.monotonic())
 
@@ -80,12 +85,41 @@ class Plane:
     def set_guard(self, factory: "Callable[[Connection], asyncio.Protocol]") -> None:
         """The control plane is ready: connections that asked for it meanwhile go on."""
         self._guard = factory
-        waiting, self._awaiting_guard = self._awaiting_guard, []
+        self._end_wait()
+
+    def set_guard_missing(self) -> None:
+        """The control plane could not be started: who asks for it, or waits, is told so."""
+        self.guard_is_missing = True
+        self._end_wait()
+
+    def _end_wait(self) -> None:
+        waiting, self._awaiting_guard = self._awaiting_guard, set()
         for connection in waiting:
             connection.guard_is_ready()
 
     def await_guard(self, connection: "Connection") -> None:
-        self._awaiting_guard.append(connection)
+        self._awaiting_guard.add(connection)
+
+    def await_guard_no_more(self, connection: "Connection") -> None:
+        self._awaiting_guard.discard(connection)
+
+    def problem_answer(self, status: int, detail: str) -> bytes:
+        """A whole refusal in the control plane's form (RFC 9457); the connection closes after it."""
+        body = msgspec.json.encode(
+            {
+                "type": "about:blank",
+                "title": STATUS_LINES[status][13:-2].decode(),
+                "status": status,
+                "detail": detail,
+                "request_id": self.ids.next(),
+            }
+        )
+        return b"%scontent-type: application/problem+json\r\ncontent-length: %d\r\n%s\r\n%s" % (
+            STATUS_LINES[status],
+            len(body),
+            CLOSE,
+            body,
+        )
 
     def make_connection(self) -> "Connection":
         """A protocol for a new connection, or for one that comes back from the control plane."""
@@ -97,7 +131,7 @@ class Plane:
         """Whether the control plane answers under this Host field."""
         if self.allowed_hosts is None:
             return True
-        name = host.lower()
+        name = host.strip(b" \t").lower()
         name = name.partition(b"]")[0] + b"]" if name.startswith(b"[") else name.partition(b":")[0]
         return name in self.allowed_hosts or not name.strip(b"0123456789.") or name[:1] == b"["
 
@@ -123,9 +157,9 @@ class Plane:
         self.exchanges.discard(exchange)
 
     async def drain(self, timeout_s: float) -> int:
-        """Refuse new requests, close idle connections, wait until running exchanges are over and their answers taken.
+        """Refuse new requests, close idle connections, wait until those that have begun are over and answers taken.
 
-        Returns how many exchanges were left at the deadline; these end with an error in their own form.
+        Returns how many exchanges were left at the deadline; these, and bodies still on their way, end with an error.
         """
         self.draining = True
         started_at = time.monotonic()
@@ -138,6 +172,8 @@ class Plane:
         left = list(self.exchanges)
         for exchange in left:
             exchange.shut_down()
+        for connection in list(self.connections):
+            connection.on_drained()
         self._drain_until = time.monotonic() + LAST_WORDS_S
         await self._while_busy(started_at)
         return len(left)
@@ -152,7 +188,7 @@ class Plane:
             await asyncio.sleep(DRAIN_STEP_S)
 
     def _is_busy(self, started_at: float) -> bool:
-        """An exchange runs, a caller has not taken all of an answer, or the control plane is at one (for a moment)."""
-        if self.exchanges or any(connection.unsent_bytes() for connection in self.connections):
+        """A request is read or answered, an answer is not taken yet, or the control plane is at one (for a moment)."""
+        if self.exchanges or any(connection.is_busy() for connection in self.connections):
             return True
         return time.monotonic() < started_at + GUARDED_S and any(guarded.is_busy() for guarded in self.guarded)

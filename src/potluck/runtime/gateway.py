@@ -208,6 +208,7 @@ class Gateway:
         except Exception:
             log.exception("the control plane could not be started; the data plane goes on without it")
             self.problems["control"] = "the control plane could not be started; see the log"
+            self.plane.set_guard_missing()
         else:
             memory.settle()
         del self.problems["gateway"]

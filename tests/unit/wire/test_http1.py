@@ -1,5 +1,8 @@
 """HTTP/1.1 heads and bodies as callers send them: what is accepted, and the status of everything that is not."""
 
+import time
+import tracemalloc
+
 import pytest
 
 from potluck.wire.http1 import (
@@ -214,3 +217,46 @@ def test_many_small_chunks_count_against_the_limit():
     with pytest.raises(BadRequest) as refused:
         body.feed(b"6\r\nabcdef\r\n")
     assert refused.value.status == 413
+
+
+def chunks(size_bytes: int, count: int) -> bytes:
+    return (b"%x\r\n%s\r\n" % (size_bytes, b"x" * size_bytes)) * count
+
+
+@pytest.mark.parametrize("step", [7, 1 << 18])
+def test_a_body_of_mostly_framing_is_refused(step):
+    """Chunk lines may outweigh the body by 64 KiB and no more: beyond it the caller makes work, not a body."""
+    wire = chunks(2, 131_072)
+    body = reader(b"Transfer-Encoding: chunked", max_bytes=1 << 20)
+
+    def feed() -> None:
+        for at in range(0, len(wire), step):
+            body.feed(wire[at : at + step])
+
+    with pytest.raises(BadRequest) as refused:
+        feed()
+    assert refused.value.status == 400
+    assert body.size_bytes < 64 * 1024
+
+
+@pytest.mark.parametrize(("size_bytes", "count"), [(1, 5000), (2, 20_000), (5, 100_000), (16, 65_536)])
+def test_small_chunks_are_read_and_take_little(size_bytes, count):
+    """Ordinary small chunks pass; what is held is about the body, not a multiple, and the loop is quick."""
+    wire = chunks(size_bytes, count) + b"0\r\n\r\n"
+    body = reader(b"Transfer-Encoding: chunked", max_bytes=1 << 20)
+    tracemalloc.start()
+    try:
+        assert body.feed(wire) == len(wire)
+        held_bytes = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert body.done
+    assert body.body() == b"x" * (size_bytes * count)
+    assert held_bytes < 2 * size_bytes * count + 4096
+    best_s = float("inf")
+    for _ in range(3):
+        again = reader(b"Transfer-Encoding: chunked", max_bytes=1 << 20)
+        started_s = time.perf_counter()
+        again.feed(wire)
+        best_s = min(best_s, time.perf_counter() - started_s)
+    assert best_s < count * 4e-6
