@@ -14,11 +14,21 @@ import sqlalchemy as sa
 from potluck.admin.errors import OperationError
 from potluck.admin.operations import keys, models, projects, providers
 from potluck.admin.operations.work import Actor, Row, Work
-from potluck.config.document import CredentialEntry, Document, KeyEntry, ModelEntry, ProjectEntry, ProviderEntry
+from potluck.config.document import (
+    IDENTITY,
+    CredentialEntry,
+    Document,
+    KeyEntry,
+    ModelEntry,
+    ModelPriceEntry,
+    ProjectEntry,
+    ProviderEntry,
+)
+from potluck.config.reading import Draft, Place
 from potluck.identity.vault import VaultError
 from potluck.store import tables as t
 
-Kind = Literal["project", "provider", "credential", "model", "key"]
+Kind = Literal["project", "provider", "credential", "model", "price", "key"]
 
 
 class ChangeLine(msgspec.Struct, frozen=True):
@@ -69,6 +79,59 @@ def diff(work: Work, document: Document) -> Applied:
     return Applied(done.changes)
 
 
+def check(work: Work, draft: Draft) -> list[tuple[Place, str]]:
+    """All that would keep a text from being applied to this store, beyond what is wrong with the text itself.
+
+    References are looked up in the text and in the store; the rest is found by doing it, inside a savepoint. The
+    work's actor must be a `file_actor`. Changes nothing.
+    """
+    assert work.actor.origin == "file"
+    faults = _unknown_references(work, draft)
+    savepoint = work.connection.begin_nested()
+    try:
+        faults = _Rehearsal(work, draft, faults).faults
+    finally:
+        savepoint.rollback()
+        work.change, work.audited = type(work.change)(), 0
+    return faults
+
+
+def _unknown_references(work: Work, draft: Draft) -> list[tuple[Place, str]]:
+    """Targets at providers, and keys in projects, that are neither in the text nor in the store."""
+    faults: list[tuple[Place, str]] = []
+    tables = {"provider": t.providers, "project": t.projects}
+    here = {kind: set(draft.names(table.name).values()) for kind, table in tables.items()}
+    stored: dict[str, set[str]] = {kind: set() for kind in tables}
+    ids, leaving = set(), set()
+    for kind, table in tables.items():
+        for row in work.rows(sa.select(table).where(table.c.organisation_id == work.organisation_id)):
+            ids.add(row["id"])
+            stored[kind].add(row["name"])
+            # a project stays while keys refer to it
+            if kind == "provider" and row["origin"] == row["maker"] == "file" and row["name"] not in here[kind]:
+                leaving |= {row["id"], row["name"]}
+    for at, value in draft.values.items():
+        match at:
+            case ("models", _, "targets", _, "target"):
+                kind, (name, _, upstream_model) = "provider", str(value).partition("/")
+                if not name or not upstream_model or name.startswith("node:"):
+                    continue  # a fault of the text itself
+            case ("keys", _, "project"):
+                kind, name = "project", str(value)
+            case _:
+                continue
+        if name in here[kind]:
+            continue
+        if kind == "provider" and name in leaving:
+            faults.append((at, f"provider {name!r} is an earlier file's, and applying this one removes it"))
+        elif name not in stored[kind] and name not in ids:
+            known = ", ".join(sorted((here[kind] | stored[kind]) - leaving))
+            faults.append(
+                (at, f"there is no {kind} {name!r}, in this file or in the gateway (known: {known or 'none'})")
+            )
+    return faults
+
+
 class _Apply:
     def __init__(self, work: Work) -> None:
         self.work = work
@@ -81,7 +144,8 @@ class _Apply:
         for provider in document.providers:
             self.note("provider", provider.name, self.find(t.providers, provider.name), self.provider, provider)
             owner = self.find(t.providers, provider.name)
-            assert owner is not None
+            if owner is None:
+                continue  # only where faults are collected
             for credential in provider.credentials:
                 name = f"{provider.name}/{credential.name}"
                 self.note(
@@ -89,21 +153,35 @@ class _Apply:
                 )
         for model in document.models:
             self.note("model", model.name, self.find(t.models, model.name), self.model, model)
+        for price in document.prices:
+            row = self.find(t.prices, price.model, column=t.prices.c.model)
+            self.note("price", price.model, row, self.price, price)
         for key in document.keys:
             live = t.api_keys.c.revoked_at_ms.is_(None)
             self.note("key", key.name, self.find(t.api_keys, key.name, live), self.key, key)
         self.remove(document)
         return Applied(self.changes, self.secrets)
 
-    def find(self, table: sa.Table, name: str, *also: sa.ColumnElement[bool]) -> Row | None:
+    def find(
+        self, table: sa.Table, name: str, *also: sa.ColumnElement[bool], column: sa.Column[str] | None = None
+    ) -> Row | None:
         mine = table.c.organisation_id == self.work.organisation_id
-        return self.work.row(sa.select(table).where(mine, table.c.name == name, *also))
+        named = (table.c.name if column is None else column) == name
+        return self.work.row(sa.select(table).where(mine, named, *also))
 
     def find_credential(self, owner: Row, name: str) -> Row | None:
         here = t.credentials.c.provider_id == owner["id"]
         return self.work.row(sa.select(t.credentials).where(here, t.credentials.c.name == name))
 
-    def note(self, kind: Kind, name: str, row: Row | None, deed: Callable[..., None], *arguments: Any) -> None:
+    def note(
+        self,
+        kind: Kind,
+        name: str,
+        row: Row | None,
+        deed: Callable[..., None],
+        *arguments: Any,
+        action: Literal["add", "change", "remove"] | None = None,
+    ) -> None:
         """Do it, and note whether that added or changed something. An error says which object it is about."""
         before = self.work.audited
         try:
@@ -112,7 +190,7 @@ class _Apply:
             error.where = f"{kind} {name}" + (f": {error.where}" if error.where else "")
             raise
         if self.work.audited > before:
-            self.changes.append(ChangeLine("add" if row is None else "change", kind, name))
+            self.changes.append(ChangeLine(action or ("add" if row is None else "change"), kind, name))
 
     def project(self, row: Row | None, entry: ProjectEntry) -> None:
         if row is None:
@@ -152,6 +230,9 @@ class _Apply:
         else:
             models.update_model(self.work, row["id"], placement=entry.placement, targets=entry.targets)
 
+    def price(self, row: Row | None, entry: ModelPriceEntry) -> None:  # noqa: ARG002 — the form of a deed
+        models.set_price(self.work, entry.model, entry.price)
+
     def key(self, row: Row | None, entry: KeyEntry) -> None:
         members: dict[str, Any] = {
             "project": entry.project,
@@ -172,10 +253,12 @@ class _Apply:
         """What earlier applies made or took over, and this document does not name: users before what they use."""
         live = t.api_keys.c.revoked_at_ms.is_(None)
         self.drop("key", t.api_keys, {entry.name for entry in document.keys}, keys.revoke_key, live)
+        self.drop("price", t.prices, {entry.model for entry in document.prices}, models.delete_price)
         self.drop("model", t.models, {entry.name for entry in document.models}, models.delete_model)
         for provider in document.providers:
             owner = self.find(t.providers, provider.name)
-            assert owner is not None
+            if owner is None:
+                continue
             named = {entry.name for entry in provider.credentials}
             here = t.credentials.c.provider_id == owner["id"]
             self.drop("credential", t.credentials, named, providers.delete_credential, here, prefix=f"{provider.name}/")
@@ -193,15 +276,15 @@ class _Apply:
     ) -> None:
         kept = (table.c.organisation_id == self.work.organisation_id, table.c.origin == "file", *also)
         for row in self.work.rows(sa.select(table).where(*kept)):
-            if row["name"] in named:
+            own_name = row["model" if table is t.prices else "name"]
+            if own_name in named:
                 continue
-            name = f"{prefix}{row['name']}"
+            name = f"{prefix}{own_name}"
             if row["maker"] == "file" and not self.keeps_history(table, row):
-                self.note(kind, name, row, partial(_delete, self.work, delete))
-                self.changes[-1] = ChangeLine("remove", kind, name)
+                self.note(kind, name, row, partial(_delete, self.work, delete), action="remove")
             else:
                 self.release(table, row)
-                self.work.audit(f"{kind}.release", row["id"], row["name"])
+                self.work.audit(f"{kind}.release", row["id"], own_name)
                 self.changes.append(ChangeLine("release", kind, name))
 
     def keeps_history(self, table: sa.Table, row: Row) -> bool:
@@ -222,6 +305,51 @@ class _Apply:
             connection.execute(
                 sa.update(child).where(owner == row["id"], child.c.origin == "file").values(origin=maker)
             )
+
+
+class _Rehearsal(_Apply):
+    """Does what is sound in a text and collects what is refused, instead of stopping there."""
+
+    def __init__(self, work: Work, draft: Draft, faults: list[tuple[Place, str]]) -> None:
+        super().__init__(work)
+        self.faults = faults
+        self.missed = {str(draft.values[at]).partition("/")[0] for at, _ in faults}
+        self.places = {id(entry): at for at, entry in draft.entries.items()}
+        self.whole = draft.document is not None
+        sections: dict[str, list[Any]] = {section: [] for section in IDENTITY}
+        for at, entry in draft.entries.items():
+            if len(at) == 2:
+                sections[str(at[0])].append(entry)
+        self.run(Document(**{section: tuple(entries) for section, entries in sections.items()}))
+
+    def note(
+        self,
+        kind: Kind,
+        name: str,
+        row: Row | None,
+        deed: Callable[..., None],
+        *arguments: Any,
+        action: Literal["add", "change", "remove"] | None = None,
+    ) -> None:
+        savepoint = self.work.connection.begin_nested()
+        try:
+            super().note(kind, name, row, deed, *arguments, action=action)
+        except OperationError as error:
+            savepoint.rollback()
+            if error.code == "not_found" and kind in ("model", "key"):
+                return  # `_unknown_references` says it, with its place; or what it refers to is at fault itself
+            if error.code == "in_use" and name in self.missed:
+                return  # said where it is still referred to
+            at = self.places.get(id(arguments[-1]), ()) if arguments else ()
+            member = error.where.removeprefix(f"{kind} {name}").removeprefix(": ").replace("_at_ms", "_at")
+            place = (*at, *member.split(".")) if at and member else at
+            self.faults.append((place, error.detail if at else f"{kind} {name}: {error.detail}"))
+        else:
+            savepoint.commit()
+
+    def remove(self, document: Document) -> None:
+        if self.whole:  # else: what a faulty object would keep is not known
+            super().remove(document)
 
 
 def _delete(work: Work, delete: Callable[[Work, str], object], row: Row) -> None:

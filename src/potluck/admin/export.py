@@ -12,6 +12,7 @@ from potluck.config.document import (
     Document,
     KeyEntry,
     ModelEntry,
+    ModelPriceEntry,
     PriceEntry,
     ProjectEntry,
     ProviderEntry,
@@ -28,11 +29,13 @@ PLACEHOLDER = Secret("written as an environment variable")
 
 
 def export(work: Work) -> Document:
-    """All of the organisation's objects but the built-in provider, and revoked keys."""
+    """All of the organisation's objects but the built-in provider, models without a target, and revoked keys."""
     names = {row["id"]: row["name"] for table in (t.providers, t.projects) for row in _all(work, table)}
     return Document(
         providers=tuple(_provider(work, row) for row in _all(work, t.providers) if not row["builtin"]),
-        models=tuple(_model(work, row, names) for row in _all(work, t.models)),
+        # one without a target serves nothing, and the format has no form for it
+        models=tuple(model for row in _all(work, t.models) if (model := _model(work, row, names)).targets),
+        prices=tuple(ModelPriceEntry.of(row["model"], _price(row["price"])) for row in _all(work, t.prices)),
         projects=tuple(ProjectEntry(name=row["name"], data_class=row["data_class"]) for row in _all(work, t.projects)),
         keys=tuple(_key(row, names) for row in _all(work, t.api_keys) if row["revoked_at_ms"] is None),
     )
@@ -71,13 +74,16 @@ def _model(work: Work, row: Row, names: dict[str, str]) -> ModelEntry:
 
 def _target(row: Row, provider: str) -> TargetEntry:
     capabilities = msgspec.json.decode(row["capabilities"], type=tuple[Capability, ...])
-    price = None if row["price"] is None else PriceEntry.from_price(msgspec.json.decode(row["price"], type=Price))
     return TargetEntry(
         target=f"{provider}/{row['upstream_model']}",
-        price=price,
+        price=None if row["price"] is None else _price(row["price"]),
         capabilities=None if capabilities == DEFAULT_CAPABILITIES else capabilities,
         context_tokens=row["context_tokens"],
     )
+
+
+def _price(text: str) -> PriceEntry:
+    return PriceEntry.from_price(msgspec.json.decode(text, type=Price))
 
 
 def _key(row: Row, names: dict[str, str]) -> KeyEntry:

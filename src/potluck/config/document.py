@@ -4,6 +4,7 @@ Everything is optional but names, addresses and targets; a default is what the o
 """
 
 import datetime as dt
+import re
 from collections.abc import Iterable
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
@@ -175,6 +176,21 @@ class ModelEntry(msgspec.Struct, frozen=True, kw_only=True):
         return {}
 
 
+class ModelPriceEntry(PriceEntry, frozen=True, kw_only=True):
+    """The operator's own price, which goes before the bundled table's."""
+
+    model: ModelName
+    """a public name, an upstream model's name, or `provider/upstream-model`"""
+
+    @property
+    def price(self) -> PriceEntry:
+        return PriceEntry(**{part: getattr(self, part) for part in PriceEntry.__struct_fields__})
+
+    @classmethod
+    def of(cls, model: str, price: PriceEntry) -> "ModelPriceEntry":
+        return cls(model=model, **msgspec.structs.asdict(price))
+
+
 class ProjectEntry(msgspec.Struct, frozen=True, kw_only=True):
     name: Name
     data_class: DataClass = "standard"
@@ -210,15 +226,13 @@ class Document(msgspec.Struct, frozen=True, kw_only=True):
 
     providers: tuple[ProviderEntry, ...] = ()
     models: tuple[ModelEntry, ...] = ()
+    prices: tuple[ModelPriceEntry, ...] = ()
     projects: tuple[ProjectEntry, ...] = ()
     keys: tuple[KeyEntry, ...] = ()
 
-    def check(self) -> dict[str, str]:
-        wrong = {}
-        for section in ("providers", "models", "projects", "keys"):
-            if double := _doubled(entry.name for entry in getattr(self, section)):
-                wrong[section] = f"two of them are named {double!r}: give each its own name"
-        return wrong
+
+IDENTITY = {"providers": "name", "models": "name", "prices": "model", "projects": "name", "keys": "name"}
+"""The member that tells the objects of a section apart."""
 
 
 def base_url_fault(base_url: str) -> str:
@@ -239,11 +253,48 @@ def base_url_fault(base_url: str) -> str:
     return ""
 
 
-def in_words(message: str) -> str:
-    """A validation message of `msgspec` with our patterns in words: people do not read regular expressions."""
-    for meta in (_NAME, _MODEL_NAME):
+TYPE_NAMES = {
+    "str": "a text",
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "datetime": "a date and time",
+    "object": "an object",
+    "array": "an array",
+    "null": "null",
+}
+_BOUNDS = {">=": "at least", "<=": "at most", ">": "more than", "<": "less than"}
+_EXPECTED = re.compile(r"^Expected `([^`]+)`(?:( of length)? ([<>]=?) (\S+)|, got `([^`]+)`)$")
+_MEMBER_FAULTS = (
+    (re.compile(r"^Object missing required field `([^`]+)`$"), "{!r} is missing"),
+    (re.compile(r"^Object contains unknown field `([^`]+)`$"), "unknown member {!r}"),
+)
+
+
+def in_words(message: str, *metas: msgspec.Meta) -> str:
+    """A validation message of `msgspec` in words; `metas` explain patterns beside the document's own."""
+    for meta in (_NAME, _MODEL_NAME, *metas):
         message = message.replace(f"Expected `str` matching regex {meta.pattern!r}", f"allowed: {meta.description}")
-    return message
+    for pattern, words in _MEMBER_FAULTS:
+        if found := pattern.match(message):
+            return words.format(found[1])
+    found = _EXPECTED.match(message)
+    if found is None:
+        return message
+    kind, length, bound, limit, got = found.groups()
+    wanted = " or ".join(TYPE_NAMES.get(each, each) for each in kind.split(" | "))
+    if got:
+        return f"must be {wanted}, not {TYPE_NAMES.get(got, got)}"
+    limit = limit.removesuffix(".0")
+    if not length:
+        return f"must be {wanted}, {_BOUNDS[bound]} {limit}"
+    unit = "characters" if kind == "str" else "items"
+    return f"must have {_BOUNDS[bound]} {limit} {unit if limit != '1' else unit[:-1]}"
+
+
+def missing_member(message: str) -> str:
+    """The member that a validation message says is missing or unknown, else an empty text."""
+    return next((found[1] for pattern, _ in _MEMBER_FAULTS if (found := pattern.match(message))), "")
 
 
 def _doubled(names: Iterable[str]) -> str:

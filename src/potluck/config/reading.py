@@ -13,13 +13,48 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import msgspec
 
-from potluck.config.document import NOT_YET, Document
+from potluck.config.document import IDENTITY, NOT_YET, TYPE_NAMES, Document
 from potluck.config.errors import ConfigError, Problem
 from potluck.config.positions import Step, line_of, positions
 from potluck.model.secret import Secret
 
 _VARIABLE = re.compile(r"\$\$\{|\$\{([A-Za-z_][A-Za-z0-9_]*)\}|\$\{")
 _MISSING = object()
+
+Place = tuple[Step, ...]
+"""a path in a document: `("providers", 0, "name")`"""
+
+
+class Draft:
+    """A text that was read as far as it goes: what is wrong with it, and what is sound in it."""
+
+    def __init__(self, text: str, source: str) -> None:
+        self.text, self.source = text, source
+        self.document: Document | None = None
+        """the whole, when nothing is wrong"""
+        self.faults: list[tuple[Place, str]] = []
+        self.entries: dict[Place, msgspec.Struct] = {}
+        """sound objects by their place, also those beside a fault"""
+        self.values: dict[Place, object] = {}
+        """sound plain values by their place; no secrets"""
+
+    def names(self, section: str) -> dict[Place, str]:
+        """The names given in a section, each with its place, of faulty objects too."""
+        return {
+            at: value
+            for at, value in self.values.items()
+            if len(at) == 3 and at[0] == section and at[2] == IDENTITY[section] and isinstance(value, str)
+        }
+
+    def problems(self, *more: tuple[Place, str]) -> list[Problem]:
+        """The faults and `more` of them, each with its line, in the order of the text."""
+        faults = [*self.faults, *more]
+        lines = positions(self.text) if faults else {}
+        found = [
+            Problem(message, where=_path_text(at), line=line_of(lines, at), source=self.source)
+            for at, message in faults
+        ]
+        return sorted(found, key=lambda problem: problem.line)
 
 
 def load(path: str | Path, env: Mapping[str, str]) -> Document:
@@ -62,36 +97,53 @@ def variables(text: str) -> tuple[str, ...]:
 
 def parse(text: str, env: Mapping[str, str], *, source: str = "potluck.toml") -> Document:
     """Check a document whole. Raises ConfigError with all its problems; messages never hold a secret."""
+    draft = read(text, env, source=source)
+    if draft.document is None:
+        raise ConfigError(draft.problems())
+    return draft.document
+
+
+def read(text: str, env: Mapping[str, str], *, source: str = "potluck.toml") -> Draft:
+    """Read a text with all that is wrong with it. Raises ConfigError only for what is not TOML."""
     try:
         tree = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         found = re.search(r"\(at line (\d+), column (\d+)\)", str(error))
         message = str(error).split(" (at ")[0]
         raise ConfigError(Problem(f"not TOML: {message}", line=int(found[1]) if found else 0, source=source)) from None
-    reader = _Reader(env)
-    document = reader.build(Document, tree, ())
-    if reader.problems:
-        lines = positions(text)
-        problems = [
-            Problem(message, where=_path_text(at), line=line_of(lines, at), source=source)
-            for at, message in reader.problems
-        ]
-        raise ConfigError(sorted(problems, key=lambda problem: problem.line))
-    assert isinstance(document, Document)
-    return document
+    draft = Draft(text, source)
+    document = _Reader(env, draft).build(Document, tree, ())
+    draft.faults += _doubles(draft)
+    if not draft.faults:
+        assert isinstance(document, Document)
+        draft.document = document
+    return draft
+
+
+def _doubles(draft: Draft) -> list[tuple[Place, str]]:
+    """Each name of a section that stands there again."""
+    found: list[tuple[Place, str]] = []
+    for section in IDENTITY:
+        seen: set[str] = set()
+        for at, name in draft.names(section).items():
+            if name in seen:
+                mend = "keep one" if section == "prices" else "give each its own name"
+                found.append((at, f"two of them are named {name!r}: {mend}"))
+            seen.add(name)
+    return found
 
 
 class _Reader:
     """Builds structs from plain values and collects what is wrong instead of stopping at the first."""
 
-    def __init__(self, env: Mapping[str, str]) -> None:
+    def __init__(self, env: Mapping[str, str], draft: Draft) -> None:
         self.env = env
-        self.problems: list[tuple[tuple[Step, ...], str]] = []
+        self.draft = draft
 
-    def wrong(self, at: tuple[Step, ...], message: str) -> None:
-        self.problems.append((at, message))
+    def wrong(self, at: Place, message: str) -> None:
+        self.draft.faults.append((at, message))
 
-    def build(self, cls: type[msgspec.Struct], value: object, at: tuple[Step, ...]) -> object:
+    def build(self, cls: type[msgspec.Struct], value: object, at: Place) -> object:
         """A struct of `cls`, or `_MISSING` when something in it is wrong (and noted)."""
         if not isinstance(value, dict):
             self.wrong(at, f"must be a table, not {_kind(value)}")
@@ -122,9 +174,12 @@ class _Reader:
         for member, message in (check() if check else {}).items():
             sound = False
             self.wrong((*at, *member.split(".")), message)
-        return made if sound else _MISSING
+        if not sound:
+            return _MISSING
+        self.draft.entries[at] = made
+        return made
 
-    def convert(self, kind: Any, value: object, at: tuple[Step, ...]) -> object:
+    def convert(self, kind: Any, value: object, at: Place) -> object:
         origin, arguments = get_origin(kind), get_args(kind)
         if origin in (Union, types.UnionType):
             (kind,) = (each for each in arguments if each is not type(None))
@@ -150,9 +205,12 @@ class _Reader:
                 self.wrong(at, "holds a space or a character outside printable ASCII: is it the whole key and only it?")
                 return _MISSING
             return Secret(value)
-        return self.leaf(kind, value, at)
+        made = self.leaf(kind, value, at)
+        if made is not _MISSING:
+            self.draft.values[at] = made
+        return made
 
-    def leaf(self, kind: Any, value: object, at: tuple[Step, ...]) -> object:
+    def leaf(self, kind: Any, value: object, at: Place) -> object:
         meta = next((each for each in get_args(kind)[1:]), None) if get_origin(kind) is Annotated else None
         bare = get_args(kind)[0] if meta is not None else kind
         if get_origin(bare) is Literal:
@@ -169,10 +227,10 @@ class _Reader:
                 self.wrong(at, f"is {_shown(value)}; allowed: {_allowed(meta)}")
             else:
                 wanted = getattr(bare, "__name__", str(error))
-                self.wrong(at, f"must be {_TYPE_NAMES.get(wanted, wanted)}, not {_kind(value)}")
+                self.wrong(at, f"must be {TYPE_NAMES.get(wanted, wanted)}, not {_kind(value)}")
             return _MISSING
 
-    def interpolate(self, text: str, at: tuple[Step, ...]) -> str | None:
+    def interpolate(self, text: str, at: Place) -> str | None:
         failed = False
 
         def replace(match: re.Match[str]) -> str:
@@ -194,17 +252,8 @@ class _Reader:
         return None if failed else replaced
 
 
-_TYPE_NAMES = {
-    "str": "a text",
-    "int": "a whole number",
-    "float": "a number",
-    "bool": "true or false",
-    "datetime": "a date and time",
-}
-
-
 def _kind(value: object) -> str:
-    names = {"dict": "a table", "list": "an array", **_TYPE_NAMES}
+    names = {"dict": "a table", "list": "an array", **TYPE_NAMES}
     return names.get(type(value).__name__, type(value).__name__)
 
 
@@ -227,7 +276,7 @@ def _near(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {found[0]!r}?" if found else f" (known: {', '.join(names)})"
 
 
-def _path_text(at: tuple[Step, ...]) -> str:
+def _path_text(at: Place) -> str:
     text = ""
     for step in at:
         text += f"[{step}]" if isinstance(step, int) else f".{step}" if text else step

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from potluck.config.document import CredentialEntry, Document, KeyEntry, ProviderEntry
+from potluck.config.document import IDENTITY, CredentialEntry, Document, KeyEntry, ProviderEntry
 from potluck.model.secret import Secret
 
 _BARE_KEY = re.compile(r"^[A-Za-z0-9_-]+$")
@@ -20,9 +20,11 @@ def dump(document: Document) -> str:
     """The document as TOML: one `[[section]]` block per object, members at their defaults left out."""
     blocks = []
     for section in msgspec.structs.fields(Document):
+        identity = IDENTITY[section.name]
         for entry in getattr(document, section.name):
             lines = [f"[[{section.name}]]"]
-            for member, value in _members(entry):
+            # what it is called goes first
+            for member, value in sorted(_members(entry), key=lambda each: each[0] != identity):
                 if member == "targets" and len(value) > 1:
                     inner = "".join(f"  {_toml(item, entry)},\n" for item in value)
                     lines.append(f"{member} = [\n{inner}]")

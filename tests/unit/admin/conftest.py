@@ -1,6 +1,6 @@
 """A new home, its gateway parts, and a client of the admin API without a socket."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +68,20 @@ def gateway(tmp_path: Path) -> Iterator[Gateway]:
     made = Gateway(tmp_path / "home")
     yield made
     made.store.close()
+
+
+@pytest.fixture
+def make_gateway(tmp_path: Path) -> Iterator[Callable[[str], Gateway]]:
+    """More gateways, each on a new home of that name."""
+    made: list[Gateway] = []
+
+    def make(name: str) -> Gateway:
+        made.append(Gateway(tmp_path / name))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.store.close()
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """`config apply`: idempotent, all or nothing, removes only what it made; diff and export."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -175,3 +176,148 @@ def test_a_file_at_start_is_applied_before_anything_listens(gateway: Any, tmp_pa
     file.write_text("[[providers]]")
     with pytest.raises(ConfigError):
         apply_file(gateway.store, gateway.first.vault, file, VARIABLES)
+
+
+async def test_operator_prices_survive_export_and_apply(
+    gateway: Any, api: Any, make_gateway: Callable[[str], Any]
+) -> None:
+    """Prices set by hand are in the export; a new home that it is applied to has the same, and applies it once."""
+    await post(api, "apply", FILE)
+    cheap = {"input": 0.15, "output": 0.6, "cached_input": 0.075, "per_request": 0.001}
+    for model, price in (("lab/qwen", cheap), ("small", {"input": 0, "output": 0})):
+        assert (await api.post("/api/v1/prices", json={"model": model, "price": price})).status_code == 200
+    text = (await api.get("/api/v1/config/export")).json()["text"]
+    other = make_gateway("other")
+    async with other.client() as there:
+        applied = await post(there, "apply", text, {"LAB_API_KEY": "lab-canary"})
+        assert "add price lab/qwen" in lines(applied)
+        assert "add price small" in lines(applied)
+        kept = [(each["model"], each["price"]) for each in (await api.get("/api/v1/prices")).json()["data"]]
+        prices = (await there.get("/api/v1/prices")).json()["data"]
+        assert [(each["model"], each["price"]) for each in prices] == kept
+        target = other.snapshots.current.models["small"].targets[0]
+        assert (target.price.input, target.price.per_request) == (150_000_000, 1_000_000)
+        assert lines(await post(there, "apply", text, {"LAB_API_KEY": "lab-canary"})) == []
+
+
+async def test_a_files_price_is_the_files(api: Any) -> None:
+    """A price that a file made is read-only by hand, changes with the file, and goes with it; a handmade one stays."""
+    await api.post("/api/v1/prices", json={"model": "mine", "price": {"input": 1, "output": 1}})
+    text = '[[prices]]\nmodel = "m"\ninput = 1\noutput = 2\n\n[[prices]]\nmodel = "mine"\ninput = 1\noutput = 1\n'
+    assert lines(await post(api, "diff", text)) == ["add price m", "change price mine"]
+    await post(api, "apply", text)
+    refused = await api.post("/api/v1/prices", json={"model": "m", "price": {"input": 3, "output": 3}})
+    assert refused.status_code == 409
+    assert "price 'm' comes from a configuration file" in refused.json()["detail"]
+    assert lines(await post(api, "apply", text.replace("output = 2", "output = 3"))) == ["change price m"]
+    assert lines(await post(api, "apply", "")) == ["remove price m", "release price mine"]
+    assert [each["model"] for each in (await api.get("/api/v1/prices")).json()["data"]] == ["mine"]
+
+
+async def test_the_same_price_again_keeps_its_version(api: Any) -> None:
+    """Records refer to a price by its version: setting what is set already makes no new one."""
+    body = {"model": "m", "price": {"input": 1, "output": 2}}
+    first = (await api.post("/api/v1/prices", json=body)).json()
+    assert (await api.post("/api/v1/prices", json=body)).json() == first
+
+
+async def problems_of(api: Any, text: str, variables: dict[str, str] | None = None) -> list[str]:
+    found = (await post(api, "check", text, variables)).json()
+    assert found["ok"] is not bool(found["problems"])
+    return [f"{each['line']} {each['where']}: {each['message']}" for each in found["problems"]]
+
+
+async def test_check_finds_every_reference_that_leads_nowhere(gateway: Any, api: Any) -> None:
+    """Unknown providers and projects come out together, with their places, beside faults of the text; nothing is made.
+
+    What the store has counts, and so does what the file itself names, be it faulty.
+    """
+    await api.post("/api/v1/providers", json={"name": "mine", "base_url": "http://127.0.0.1:9/v1", "own": True})
+    text = """[[providers]]
+name = "lab"
+base_url = "ftp://h"
+
+[[models]]
+name = "m"
+targets = [{ target = "mine/a" }, { target = "gone/a" }, { target = "lab/a" }, { target = "away/b" }]
+
+[[models]]
+name = "m"
+targets = [{ target = "gone/b", prize = 1 }]
+
+[[keys]]
+name = "k"
+project = "nobody"
+
+[[keys]]
+name = "l"
+project = "default"
+"""
+    before = gateway.snapshots.current
+    providers = "(known: lab, local, mine)"
+    assert await problems_of(api, text) == [
+        "3 providers[0].base_url: is not an http(s) URL: write https://host/v1",
+        f"7 models[0].targets[1].target: there is no provider 'gone', in this file or in the gateway {providers}",
+        f"7 models[0].targets[3].target: there is no provider 'away', in this file or in the gateway {providers}",
+        "10 models[1].name: two of them are named 'm': give each its own name",
+        "11 models[1].targets[0].prize: unknown member; did you mean 'price'?",
+        f"11 models[1].targets[0].target: there is no provider 'gone', in this file or in the gateway {providers}",
+        "15 keys[0].project: there is no project 'nobody', in this file or in the gateway (known: default)",
+    ]
+    assert gateway.snapshots.current is before
+    assert [each["name"] for each in (await api.get("/api/v1/keys")).json()["data"]] == ["first"]
+
+
+async def test_check_finds_what_apply_would_refuse(api: Any) -> None:
+    """Each is refused by apply too: dialects not spoken, the built-in provider, keys of no shape, expiries gone by."""
+    text = """[[providers]]
+name = "a"
+base_url = "https://h/v1"
+dialect = "anthropic"
+
+[[providers]]
+name = "local"
+base_url = "https://h/v1"
+
+[[models]]
+name = "m"
+targets = [{ target = "a/x" }]
+
+[[keys]]
+name = "k"
+key = "${K}"
+
+[[keys]]
+name = "l"
+expires_at = 2001-01-01T00:00:00Z
+"""
+    found = await problems_of(api, text, {"K": "short"})
+    assert [each.partition(": ")[0] for each in found] == [
+        "4 providers[0].dialect",
+        "6 providers[1]",
+        "16 keys[0].key",
+        "20 keys[1].expires_at",
+    ]
+    assert (await post(api, "apply", text, {"K": "short"})).status_code == 400
+
+
+async def test_check_knows_what_applying_removes(api: Any) -> None:
+    """A provider that an earlier file made is gone once this file no longer names it: a target there is a fault."""
+    await post(api, "apply", FILE)
+    assert await problems_of(api, FILE) == []
+    text = '[[models]]\nname = "new"\ntargets = [{ target = "lab/a" }]\n'
+    assert await problems_of(api, text) == [
+        "3 models[0].targets[0].target: provider 'lab' is an earlier file's, and applying this one removes it"
+    ]
+    assert (await post(api, "apply", text)).status_code == 409
+    await api.post("/api/v1/models", json={"name": "hand", "targets": [{"target": "lab/a"}]})
+    (found,) = await problems_of(api, "")
+    assert found == "0 : provider lab: model 'hand' has a target at provider 'lab': remove that target first"
+
+
+async def test_an_export_has_no_model_without_a_target(api: Any) -> None:
+    """The format has no form for one, and it serves nothing: what is exported can be applied."""
+    await api.post("/api/v1/models", json={"name": "empty"})
+    text = (await api.get("/api/v1/config/export")).json()["text"]
+    assert "empty" not in text
+    assert await problems_of(api, text) == []

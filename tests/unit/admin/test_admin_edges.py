@@ -16,6 +16,8 @@ from potluck.identity.keys import new_secret
 from potluck.model.secret import Secret
 from potluck.store import tables as t
 
+LISTS = ("keys", "projects", "providers", "credentials", "models", "targets", "prices", "audit", "requests")
+MADE_UP = ("zzz", "usr_0mwv9zmc30db2066y7001", "key_", "prv_0MWV9ZMC30DB2066Y7001")
 PUBLIC = {"/healthz", "/readyz", "/metrics", "/api/docs", "/api/openapi.json", "/style.css", "/api"}
 
 
@@ -120,11 +122,13 @@ async def test_what_is_not_there_is_a_problem(api: Any) -> None:
         (await api.get("/api/v1/usage?by=nothing"), 400),
         (await api.get("/api/v1/usage?since=yesterday"), 400),
         (await api.get("/api/v1/audit?cursor=x"), 400),
+        *[(await api.get(f"/api/v1/{path}?cursor={made_up}"), 400) for path in LISTS for made_up in MADE_UP],
     ):
         assert answer.status_code == status, answer.text
         assert answer.headers["content-type"].startswith("application/problem+json")
         problem = answer.json()
         assert problem["status"] == status
+        assert problem["type"] == "about:blank"
         assert problem["request_id"] == answer.headers["x-request-id"]
         assert "Traceback" not in answer.text
 
@@ -144,8 +148,67 @@ async def test_a_fault_of_ours_tells_the_log_and_not_the_caller(
     assert answer.status_code == 500
     assert "canary" not in answer.text
     assert answer.json()["request_id"] in caplog.text
+    assert answer.json()["request_id"] in answer.json()["detail"]
     assert "canary inside" in caplog.text
     assert capfd.readouterr().err == ""
+
+
+async def test_a_full_disk_is_507_and_one_line(gateway: Any, api: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """A write that finds no room says so, with the request's id, and the log has a line; reading goes on."""
+
+    def fill(connection: sa.Connection) -> None:
+        pages = connection.exec_driver_sql("PRAGMA page_count").scalar()
+        connection.exec_driver_sql(f"PRAGMA max_page_count = {pages}")
+
+    gateway.store.write_now(fill)
+    tags = ["x" * 64] * 50
+    with caplog.at_level(logging.DEBUG, "potluck.admin"):
+        for number in range(200):
+            answer = await api.post("/api/v1/keys", json={"name": f"key-{number}", "tags": tags})
+            if answer.status_code != 201:
+                break
+    assert answer.status_code == 507
+    problem = answer.json()
+    assert problem.pop("request_id") == answer.headers["x-request-id"]
+    assert problem == {
+        "type": "about:blank",
+        "title": "Insufficient Storage",
+        "status": 507,
+        "code": "disk_full",
+        "detail": "the disk is full: free space in the home directory",
+    }
+    (record,) = caplog.records
+    assert answer.headers["x-request-id"] in record.getMessage()
+    assert record.exc_info is None
+    assert "INSERT" not in caplog.text
+    assert (await api.get("/api/v1/keys")).status_code == 200
+    gateway.store.write_now(lambda connection: connection.exec_driver_sql("PRAGMA max_page_count = 100000"))
+    assert (await api.post("/api/v1/keys", json={"name": "later", "tags": tags})).status_code == 201
+
+
+async def test_what_does_not_fit_is_said_in_words(api: Any) -> None:
+    """A body that is missing or no object, and members that are wrong: what is wanted, and the member named."""
+    key = "/api/v1/keys"
+    for answer, detail, where in (
+        (await api.post(key), "the request has no body: a JSON object is needed", ""),
+        (await api.patch(f"{key}/first"), "the request has no body: a JSON object is needed", ""),
+        (await api.post(key, json=[1]), "must be an object, not an array: a JSON object is needed", ""),
+        (await api.post(key, json={}), "'name' is missing", "name"),
+        (await api.post(key, json={"name": "a", "nmae": 1}), "unknown member 'nmae'", "nmae"),
+        (
+            await api.post(f"{key}/first/rotate", json={"overlap_s": 1 << 30}),
+            "overlap_s: must be a whole number, at most 2592000",
+            "overlap_s",
+        ),
+        (
+            await api.post(key, json={"name": "a", "tags": ["\n"]}),
+            "tags[0]: allowed: printable ASCII, at most 64 characters",
+            "tags[0]",
+        ),
+    ):
+        assert answer.status_code == 400
+        assert answer.json()["detail"] == detail
+        assert answer.json().get("where", "") == where
 
 
 async def test_health_and_readiness(gateway: Any) -> None:

@@ -146,3 +146,29 @@ async def test_a_test_of_a_silent_provider_says_why(api: Any) -> None:
     assert "connection refused" in result["detail"]
     assert (await api.post("/api/v1/providers/local/test")).json()["ok"] is False
     assert (await api.post("/api/v1/providers/none/test")).status_code == 404
+
+
+async def test_a_model_keeps_its_last_target(api: Any) -> None:
+    """Replacing a model's targets by none is refused with what to do instead, and changes nothing."""
+    body = {"name": "small", "targets": [{"target": "local/smollm2-135m"}]}
+    assert (await api.post("/api/v1/models", json=body)).status_code == 201
+    refused = await api.patch("/api/v1/models/small", json={"name": "other", "targets": []})
+    assert refused.status_code == 400
+    assert refused.json()["where"] == "targets"
+    assert refused.json()["detail"] == (
+        "model 'small' would have no target left and serve nothing: add another target, or remove the model"
+    )
+    assert len((await api.get("/api/v1/models/small")).json()["targets"]) == 1
+
+
+async def test_a_model_can_be_renamed(gateway: Any, api: Any) -> None:
+    """The data plane serves it under the new name, and the audit log has what changed."""
+    body = {"name": "small", "targets": [{"target": "local/smollm2-135m"}]}
+    made = (await api.post("/api/v1/models", json=body)).json()
+    changed = await api.patch("/api/v1/models/small", json={"name": "tiny"})
+    assert changed.status_code == 200
+    assert changed.json()["id"] == made["id"]
+    assert (await api.get("/api/v1/models/small")).status_code == 404
+    entry = (await api.get("/api/v1/audit?limit=1")).json()["data"][0]
+    assert (entry["action"], entry["name"], entry["detail"]) == ("model.update", "tiny", {"name": "tiny"})
+    assert "small" not in gateway.snapshots.current.models

@@ -5,7 +5,7 @@ import pytest
 
 from potluck.config import ConfigError
 from potluck.config.document import Name, PriceEntry, base_url_fault, in_words
-from potluck.config.reading import load, parse, read_text, variables
+from potluck.config.reading import load, parse, read, read_text, variables
 from potluck.model.resources import Timeouts
 from potluck.model.secret import Secret
 
@@ -227,3 +227,55 @@ def test_patterns_are_said_in_words() -> None:
         == "name: allowed: letters, digits, . _ - (at most 64, a letter or digit first)"
     )
     assert in_words("name: Expected `str`, got `int`") == "name: Expected `str`, got `int`"
+
+
+def test_every_repeated_name_is_reported_where_it_stands_again() -> None:
+    """Each repetition has its own line, also beside other faults of the same object."""
+    key = '[[keys]]\nname = "a"\n'
+    price = '[[prices]]\nmodel = "m"\ninput = 1\noutput = 2\n'
+    assert problems_of(key * 2 + key + "tags = 5\n" + price * 2) == [
+        "p.toml:4: keys[1].name: two of them are named 'a': give each its own name",
+        "p.toml:6: keys[2].name: two of them are named 'a': give each its own name",
+        "p.toml:7: keys[2].tags: must be an array, not a whole number",
+        "p.toml:13: prices[1].model: two of them are named 'm': keep one",
+    ]
+
+
+def test_prices_are_read_strictly() -> None:
+    """A price names its model and both directions, and has no member beside those of a price."""
+    (price,) = parse('[[prices]]\nmodel = "lab/a"\ninput = 0.1\noutput = 2\n', {}).prices
+    assert (price.model, price.price) == ("lab/a", PriceEntry(input=0.1, output=2))
+    assert problems_of('[[prices]]\nmodel = "a b"\ninput = -1\noutptu = 2\n') == [
+        "p.toml:1: prices[0]: 'output' is missing",
+        "p.toml:2: prices[0].model: is 'a b'; allowed: printable ASCII without spaces, at most 200 characters",
+        "p.toml:3: prices[0].input: is -1; allowed: at least 0 and at most 1000000",
+        "p.toml:4: prices[0].outptu: unknown member; did you mean 'output'?",
+    ]
+
+
+def test_a_faulty_text_is_read_as_far_as_it_goes() -> None:
+    """What is sound beside a fault is there, with its place; a secret is not among the plain values."""
+    text = '[[keys]]\nname = "a"\nkey = "sec"\n[[keys]]\nname = "b"\ntags = 5\n'
+    draft = read(text, {})
+    assert draft.document is None
+    assert set(draft.entries) == {("keys", 0)}
+    assert draft.names("keys") == {("keys", 0, "name"): "a", ("keys", 1, "name"): "b"}
+    assert "sec" not in str(draft.values)
+
+
+@pytest.mark.parametrize(
+    ("message", "words"),
+    [
+        ("Expected `int` <= 2592000", "must be a whole number, at most 2592000"),
+        ("Expected `float` > 0.0", "must be a number, more than 0"),
+        ("Expected `str` of length >= 1", "must have at least 1 character"),
+        ("Expected `array` of length <= 50", "must have at most 50 items"),
+        ("Expected `int | null`, got `str`", "must be a whole number or null, not a text"),
+        ("Object missing required field `name`", "'name' is missing"),
+        ("Object contains unknown field `nmae`", "unknown member 'nmae'"),
+        ("Invalid enum value 'x'", "Invalid enum value 'x'"),
+    ],
+)
+def test_validation_messages_in_words(message: str, words: str) -> None:
+    """People read no signatures of types."""
+    assert in_words(message) == words

@@ -7,6 +7,7 @@ from potluck.config.document import (
     Document,
     KeyEntry,
     ModelEntry,
+    ModelPriceEntry,
     PriceEntry,
     ProjectEntry,
     ProviderEntry,
@@ -39,6 +40,10 @@ DOCUMENT = Document(
                 TargetEntry(target="lab-1/b/c", capabilities=("embeddings",)),
             ),
         ),
+    ),
+    prices=(
+        ModelPriceEntry(model="lab-1/a", input=0.15, output=0.6, cached_input=0.0, per_request=0.000000001),
+        ModelPriceEntry(model="m", input=0, output=0),
     ),
     projects=(ProjectEntry(name="web", data_class="private"),),
     keys=(KeyEntry(name="k", tags=("a${b}", "tab\tnewline\n\x7f"), key=Secret("plk-secret")), KeyEntry(name="bare")),
@@ -77,3 +82,9 @@ def test_variable_names_are_valid() -> None:
     """Whatever a provider is called, its variable can be exported by a shell."""
     assert credential_variable("9-lives.ai", "main") == "_9_LIVES_AI_API_KEY"
     assert key_variable("web-backend") == "POTLUCK_KEY_WEB_BACKEND"
+
+
+def test_a_price_says_first_what_it_is_for() -> None:
+    """A section's objects begin with the member that tells them apart."""
+    text = dump(Document(prices=DOCUMENT.prices[1:]))
+    assert text == '[[prices]]\nmodel = "m"\ninput = 0\noutput = 0\n'

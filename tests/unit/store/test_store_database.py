@@ -1,6 +1,7 @@
 """The opened store: transactions, readers, the lock, schemas older and newer than the program."""
 
 import asyncio
+import errno
 import sqlite3
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import sqlalchemy as sa
 
 from potluck import store as stores
 from potluck.store import StoreError
+from potluck.store.errors import disk_fault
 from potluck.store.home import write_secret_file
 from potluck.store.tables import facts
 
@@ -149,3 +151,25 @@ async def test_a_broken_store_says_why(store: stores.Store) -> None:
     assert await asyncio.to_thread(store.problem) == ""
     store.main_path.rename(store.home / "elsewhere")
     assert "cannot be read" in await asyncio.to_thread(store.problem)
+
+
+def test_a_disk_fault_is_told_from_others() -> None:
+    """Full, failing, under SQLAlchemy's error, as a cause: said; other errors are not the disk's."""
+
+    def driver(code: int) -> sqlite3.OperationalError:
+        error = sqlite3.OperationalError("canary")
+        error.sqlite_errorcode = code
+        return error
+
+    full = "the disk is full: free space in the home directory"
+    found = disk_fault(sa.exc.OperationalError("INSERT", {}, driver(sqlite3.SQLITE_FULL)))
+    assert found == (full, "canary")
+    wrapped = RuntimeError("x")
+    wrapped.__cause__ = OSError(errno.ENOSPC, "No space left on device")
+    found = disk_fault(wrapped)
+    assert found == (full, "No space left on device")
+    found = disk_fault(driver(sqlite3.SQLITE_IOERR_WRITE))
+    assert found is not None
+    assert "look after the disk" in found.said
+    for other in (driver(sqlite3.SQLITE_BUSY), sqlite3.OperationalError("x"), OSError(errno.EACCES, ""), None):
+        assert disk_fault(other) is None

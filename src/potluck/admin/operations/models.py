@@ -55,6 +55,13 @@ def update_model(
         work.touch(models=True)
         work.audit("model.update", row["id"], changed["name"], **values)
     if targets is not None:
+        targets = tuple(targets)
+        if not targets:
+            raise invalid(
+                "targets",
+                f"model {row['name']!r} would have no target left and serve nothing: add another target, or remove the "
+                "model",
+            )
         replace_targets(work, changed, targets)
     return view_model(work, changed)
 
@@ -166,7 +173,10 @@ def replace_targets(work: Work, model: Row, entries: Iterable[TargetEntry]) -> N
 
 
 def set_price(work: Work, model: str, price: PriceEntry) -> PriceView:
-    """The operator's price for a public name, an upstream model, or `provider/upstream-model`; replaces the last."""
+    """The operator's price for a public name, an upstream model, or `provider/upstream-model`; replaces the last.
+
+    The same price again changes nothing. Raises 409.
+    """
     mine = t.prices.c.organisation_id == work.organisation_id
     row = work.row(sa.select(t.prices).where(mine, t.prices.c.model == model))
     text = _price_text(work, price)
@@ -174,7 +184,12 @@ def set_price(work: Work, model: str, price: PriceEntry) -> PriceView:
         row = work.insert(t.prices, "", id=new_id("prc"), model=model, price=text)
     else:
         work.check_writable("price", row)
-        row = work.update(t.prices, row, price=text)
+        if PriceEntry.from_price(msgspec.json.decode(row["price"], type=Price)) == price:
+            text = row["price"]  # the same price keeps its version
+        changed = work.update(t.prices, row, price=text)
+        if changed is row:
+            return price_view(row)
+        row = changed
     work.touch(prices=True)
     work.audit("price.set", row["id"], model, input=price.input, output=price.output)
     return price_view(row)

@@ -117,7 +117,7 @@ class Work:
     def check_writable(self, kind: str, row: Row) -> None:
         """Raises 409 when a file looks after the object and the actor is not it."""
         if row["origin"] == "file" and self.actor.origin != "file":
-            raise kept_by_file(kind, row["name"] if "name" in row else row["id"])
+            raise kept_by_file(kind, next(row[member] for member in ("name", "model", "id") if member in row))
 
     def touch(
         self, *, keys: Iterable[str] = (), providers: Iterable[str] = (), models: bool = False, prices: bool = False
@@ -125,7 +125,7 @@ class Work:
         """Note what the snapshot has to compile again."""
         self.change |= Change(0, frozenset(keys), frozenset(providers), models, prices)
 
-    def audit(self, action: str, object_id: str, name: str, **detail: Any) -> None:
+    def audit(self, action: str, object_id: str, name: str, /, **detail: Any) -> None:
         """Append to the audit log. `detail` must hold no secret. Each entry's hash covers the one before it."""
         last = self.row(sa.select(t.audit.c.seq, t.audit.c.hash).order_by(t.audit.c.seq.desc()).limit(1))
         seq, prev_hash = (last["seq"] + 1, last["hash"]) if last else (1, b"")

@@ -1,6 +1,7 @@
 """`/api/v1/config`: a whole `potluck.toml`, checked, compared, applied, exported."""
 
 import asyncio
+from collections.abc import Sequence
 
 import msgspec
 from litestar import Router, get, post
@@ -14,8 +15,8 @@ from potluck.admin.rest.auth import AdminRequest, FromGateway, idempotency_of
 from potluck.admin.rest.bodies import ConfigText
 from potluck.admin.rest.problems import described
 from potluck.config.document import Document
-from potluck.config.errors import ConfigError
-from potluck.config.reading import parse
+from potluck.config.errors import ConfigError, Problem
+from potluck.config.reading import parse, read
 from potluck.config.writing import dump
 
 ASK_ON_APPLY_S = 3.0
@@ -35,16 +36,18 @@ class Exported(msgspec.Struct, frozen=True):
 
 
 @post("/config/check", status_code=200, responses=described())
-async def check(data: JSONBody[ConfigText]) -> Checked:
-    """Say everything that is wrong with a text. Changes nothing."""
+async def check(request: AdminRequest, control: FromGateway, data: JSONBody[ConfigText]) -> Checked:
+    """Say everything that would keep a text from being applied to this gateway. Changes nothing."""
+    found: Sequence[Problem]
     try:
-        await _read(data)
+        draft = await asyncio.to_thread(read, data.text, data.variables, source=data.source)
     except ConfigError as error:
-        problems: list[dict[str, str | int]] = [
-            {"message": each.message, "where": each.where, "line": each.line} for each in error.problems
-        ]
-        return Checked(False, problems)
-    return Checked(True, [])
+        found = error.problems
+    else:
+        actor = applying.file_actor(request.user)
+        faults = await control.do(actor, lambda work: applying.check(work, draft))
+        found = await asyncio.to_thread(draft.problems, *faults)
+    return Checked(not found, [{"message": each.message, "where": each.where, "line": each.line} for each in found])
 
 
 @post("/config/diff", status_code=200, responses=described(409))

@@ -11,10 +11,12 @@ from litestar.status_codes import HTTP_500_INTERNAL_SERVER_ERROR
 
 from potluck.admin.errors import OperationError
 from potluck.admin.operations.work import Replayed
-from potluck.config.document import in_words
+from potluck.admin.rest.bodies import PATTERNS
+from potluck.config.document import in_words, missing_member
 from potluck.config.errors import ConfigError
 from potluck.ledger.reports import ReportError
 from potluck.snapshot import SnapshotError
+from potluck.store.errors import disk_fault
 
 MEDIA_TYPE = "application/problem+json"
 log = logging.getLogger("potluck.admin")
@@ -33,6 +35,7 @@ _TITLES = {
     422: "Unprocessable Content",
     500: "Internal Server Error",
     503: "Service Unavailable",
+    507: "Insufficient Storage",
 }
 _CODES = {
     400: "invalid_request",
@@ -48,12 +51,12 @@ _CODES = {
 class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
     """An RFC 9457 problem. `code` is for programs, `detail` for people, `where` names the member at fault."""
 
+    type: str
     title: str
     status: int
     code: str
     detail: str
     request_id: str
-    type: str = "about:blank"
     where: str = ""
     problems: list[dict[str, Any]] = []
     """all that is wrong with a configuration text: `message`, `where`, `line`"""
@@ -70,7 +73,8 @@ def described(*statuses: int) -> dict[int, ResponseSpec]:
 def answer(
     request: Anything, status: int, code: str, detail: str, *, headers: dict[str, str] | None = None, **more: Any
 ) -> Response[Problem]:
-    problem = Problem(_TITLES.get(status, "Error"), status, code, detail, request_id_of(request), **more)
+    title = _TITLES.get(status, "Error")
+    problem = Problem("about:blank", title, status, code, detail, request_id_of(request), **more)
     return Response(problem, status_code=status, media_type=MEDIA_TYPE, headers=headers)
 
 
@@ -113,25 +117,37 @@ def on_http_error(request: Anything, error: HTTPException) -> Response[Problem]:
     )
     if isinstance(error, ValidationException) and isinstance(error.extra, list) and error.extra:
         first = error.extra[0]
-        where = str(first.get("key", ""))
-        detail = f"{where}: {first.get('message', '')}" if where else str(first.get("message", ""))
+        where, message = str(first.get("key", "")), str(first.get("message", ""))
+        where = "" if where == "data" else where  # the whole body
+        if not where and message == "'data'":
+            message = "the request has no body"
+        said = in_words(message, *PATTERNS)
+        detail = f"{where}: {said}" if where else said
+        if not where and (message == "the request has no body" or message.startswith("Expected ")):
+            detail = f"{said}: a JSON object is needed"
+        if member := missing_member(message):
+            where = f"{where}.{member}" if where else member
     elif status == 400:
         # Litestar's text begins with the request's method and path
         detail = str(error.__cause__) if isinstance(error.__cause__, msgspec.MsgspecError) else detail
     if status >= 500:
         return on_unforeseen(request, error)
     code = _CODES.get(status, "invalid_request")
-    return answer(request, status, code, in_words(detail), headers=error.headers, where=where)
+    return answer(request, status, code, detail, headers=error.headers, where=where)
 
 
 def on_unforeseen(request: Anything, error: Exception) -> Response[Problem]:
-    """A fault of ours: the log has it, the caller gets the id to find it by."""
-    log.error("request %s failed", request_id_of(request), exc_info=error)
+    """A fault of ours: the log has it, the caller gets the id to find it by. A full disk is not ours."""
+    request_id = request_id_of(request)
+    if fault := disk_fault(error):
+        log.error("request %s failed: %s (%s)", request_id, fault.said, fault.cause)
+        return answer(request, 507, "disk_full", fault.said)
+    log.error("request %s failed", request_id, exc_info=error)
     return answer(
         request,
         HTTP_500_INTERNAL_SERVER_ERROR,
         "internal_error",
-        "the gateway failed; its log says why, by the request id",
+        f"the gateway failed; its log says why, by the request id {request_id}",
     )
 
 

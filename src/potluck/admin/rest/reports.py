@@ -17,7 +17,7 @@ from potluck.admin.errors import invalid, not_found
 from potluck.admin.operations.views import AuditView, audit_view
 from potluck.admin.operations.work import Actor, Row, Work, audit_hash
 from potluck.admin.rest.auth import AdminRequest, FromGateway
-from potluck.admin.rest.lists import DEFAULT_LIMIT, Cursor, Limit, Listed
+from potluck.admin.rest.lists import DEFAULT_LIMIT, Cursor, Limit, Listed, not_ours
 from potluck.admin.rest.problems import described
 from potluck.config.document import PriceEntry
 from potluck.ledger import reports
@@ -221,7 +221,7 @@ def _sequence(cursor: str | None) -> int | None:
     if cursor is None:
         return None
     if not cursor.isdecimal() or len(cursor) > 18:
-        raise invalid("cursor", "the cursor is not one that this list gave: leave it out to begin anew")
+        raise not_ours()
     return int(cursor)
 
 
