@@ -102,7 +102,8 @@ class BuiltinModel:
             return
         if orphans.sweep(self._mark_file):
             _LOGGER.warning("a built-in model of an earlier gateway was still running and has been ended")
-        self._set("starting", "it is loading")
+        problem = model_file.problem(self._home)
+        self._set("missing" if problem else "starting", problem or "it is loading")
         # kept here until `stop` awaits it
         self._task = self._loop.create_task(self._supervise(), name="builtin-model")
 
@@ -141,7 +142,7 @@ class BuiltinModel:
 
     def _set(self, state: State, reason: str) -> None:
         if state != self.state:
-            _LOGGER.info("built-in model: %s (%s)", state, reason)
+            _LOGGER.info("built-in model: %s%s", state, f" ({reason})" if reason else "")
         self.state, self.reason = state, reason
         for callback in tuple(self._waiting):
             callback()

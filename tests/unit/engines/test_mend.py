@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from potluck.engines.mend import Prepared, Refused, prepare
+from potluck.engines.mend import MAX_INPUT_BYTES, MAX_PROMPT_BYTES, MAX_REQUEST_BYTES, Prepared, Refused, prepare
 
 CHAT, COMPLETIONS, EMBEDDINGS = "/v1/chat/completions", "/v1/completions", "/v1/embeddings"
 
@@ -43,11 +43,57 @@ def test_what_needs_mending_is_not_forwarded_untouched(members: dict[str, Any]) 
     assert not prepared.untouched
 
 
-def test_members_that_are_not_known_pass() -> None:
-    """What the mender does not know reaches the engine as its caller wrote it."""
-    _, sent = ready(CHAT, seed=7, banana={"a": [1, None]})
-    assert sent["seed"] == 7
-    assert sent["banana"] == {"a": [1, None]}
+@pytest.mark.parametrize("path", [CHAT, COMPLETIONS, EMBEDDINGS])
+def test_only_what_the_engine_knows_reaches_it(path: str) -> None:
+    """Its own members pass as they were written; what means nothing to it is left out, however much it is."""
+    rest = {f"unknown-{number}": number for number in range(5000)}
+    _, sent = ready(path, seed=7, min_p=0.1, stop=["a", "b"], banana={"a": [1, None]}, **rest)
+    assert {"model": "m", "seed": 7, "min_p": 0.1, "stop": ["a", "b"]}.items() <= sent.items()
+    assert set(sent) <= {"model", "seed", "min_p", "stop", "stream", "stream_options"}
+
+
+@pytest.mark.parametrize(
+    ("path", "members", "param"),
+    [
+        (CHAT, {"messages": [{"role": "user", "content": "a" * MAX_PROMPT_BYTES}]}, "messages"),
+        (CHAT, {"messages": [{"role": "user", "content": "a" * (30 << 20)}]}, "messages"),
+        (CHAT, {"messages": [], "nothing": "a" * MAX_REQUEST_BYTES}, "messages"),
+        (CHAT, {"messages": [], "n": "x", "nothing": "a" * MAX_PROMPT_BYTES}, "messages"),
+        (CHAT, {"messages": [], "tools": ["a" * MAX_PROMPT_BYTES]}, "tools"),
+        (CHAT, {"messages": [], "prompt": ["a" * MAX_PROMPT_BYTES]}, "prompt"),
+        (COMPLETIONS, {"prompt": "a" * MAX_PROMPT_BYTES}, "prompt"),
+        (COMPLETIONS, {"prompt": [10] * MAX_PROMPT_BYTES}, "prompt"),
+        (COMPLETIONS, {"prompt": ["a"] * 2049}, "prompt"),
+        (EMBEDDINGS, {"input": "a" * MAX_INPUT_BYTES}, "input"),
+        (EMBEDDINGS, {"input": ["b", "a" * MAX_INPUT_BYTES]}, "input"),
+        (EMBEDDINGS, {"input": [[1, 2], [10] * MAX_INPUT_BYTES]}, "input"),
+        (EMBEDDINGS, {"input": ["a" * 1000] * 2000}, "input"),
+        ("/v1/other", {"input": "a" * MAX_REQUEST_BYTES}, "body"),
+    ],
+)
+def test_what_cannot_fit_is_refused_by_its_size(path: str, members: dict[str, Any], param: str) -> None:
+    """The engine would take a minute over it, and then say that it is too long."""
+    with pytest.raises(Refused) as caught:
+        ready(path, **members)
+    assert caught.value.param == param
+    assert len(str(caught.value)) < 200
+
+
+@pytest.mark.parametrize(
+    ("path", "members"),
+    [
+        (CHAT, {"messages": [{"role": "user", "content": "\u6f22" * 9000}]}),
+        (COMPLETIONS, {"prompt": ["word " * 2000] * 20}),
+        (EMBEDDINGS, {"input": ["word " * 100] * 2000}),
+        (EMBEDDINGS, {"input": [[49_000] * 512] * 100}),
+        (EMBEDDINGS, {"input": [10] * 512}),
+        (EMBEDDINGS, {"input": []}),
+    ],
+)
+def test_what_may_fit_is_left_to_the_engine_to_count(path: str, members: dict[str, Any]) -> None:
+    """Long but possible, or many but each short: only the engine knows the tokens."""
+    _, sent = ready(path, **members)
+    assert members.items() <= sent.items()
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b"{", b'{"n":"x"}', b'{"stream":3}', b"\xff", b"[" * 5000])

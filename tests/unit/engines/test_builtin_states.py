@@ -1,0 +1,36 @@
+"""What the supervisor of the built-in model says of itself, without a model."""
+
+import asyncio
+import logging
+from pathlib import Path
+
+import pytest
+
+from potluck.engines.builtin import BuiltinModel
+from potluck.model.secret import Secret
+
+
+def _nothing(_port: int, _secret: Secret) -> None:
+    pass
+
+
+async def test_a_missing_model_is_never_said_to_start(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The first line of the log is how to install it."""
+    model = BuiltinModel(tmp_path, asyncio.get_running_loop(), _nothing)
+    with caplog.at_level(logging.INFO, "potluck.engines.builtin"):
+        await model.start()
+        assert model.state == "missing"
+        await asyncio.sleep(0)
+        await model.stop()
+    said = [record.getMessage() for record in caplog.records]
+    assert said[0].startswith("built-in model: missing (")
+    assert "potluck local-model install" in said[0]
+    assert not any("starting" in line for line in said)
+
+
+async def test_a_state_without_a_reason_has_no_brackets(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """`ready` needs no explanation."""
+    model = BuiltinModel(tmp_path, asyncio.get_running_loop(), _nothing)
+    with caplog.at_level(logging.INFO, "potluck.engines.builtin"):
+        model._set("ready", "")
+    assert [record.getMessage() for record in caplog.records] == ["built-in model: ready"]
