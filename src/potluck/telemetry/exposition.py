@@ -54,9 +54,10 @@ class Exposition:
 
     @property
     def content_type(self) -> str:
+        """The media type without its charset, which is UTF-8: Litestar adds that to every text."""
         from prometheus_client import CONTENT_TYPE_LATEST
 
-        return CONTENT_TYPE_LATEST
+        return CONTENT_TYPE_LATEST.partition("; charset=")[0]
 
     def render(self) -> bytes:
         """The whole page, in the format of `content_type`."""
