@@ -22,12 +22,12 @@ def landing_routes(version: str, url: str) -> list[HTTPRouteHandler]:
 
 def _page(version: str, url: str) -> str:
     call = (
-        f'curl {url}/v1/chat/completions \\\n  -H "Authorization: Bearer $POTLUCK_API_KEY" \\\n'
+        f'curl {url}/v1/chat/completions \\\n  -H "Authorization: Bearer $POTLUCK_KEY" \\\n'
         '  -H "Content-Type: application/json" \\\n'
         '  -d \'{"model": "smollm2-135m", "messages": [{"role": "user", "content": "Hello"}]}\''
     )
     commands = (
-        "export POTLUCK_API_KEY=$(cat HOME/first-api-key)   # HOME: the gateway's home directory\n"
+        "export POTLUCK_KEY=$(cat HOME/first-api-key)   # HOME: the gateway's home directory\n"
         "potluck provider add openai --base-url https://api.openai.com/v1 --key-env OPENAI_API_KEY\n"
         "potluck key create my-app\n"
         "potluck model list\n"

@@ -175,7 +175,9 @@ class Gateway:
             if self.model is not None:
                 await self.model.start()
             self.spawn(self.snapshots.watch())
-            announce.listening(self.settings, self.port, first)
+            announce.listening(
+                self.settings, self.port, first, lambda key: self.snapshots.hash_key(key) in self.snapshots.current.keys
+            )
             self.spawn(self._bring_in_control_plane())
             await self._stop.wait()
             await self._drain(server)
