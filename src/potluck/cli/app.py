@@ -73,6 +73,9 @@ def run(arguments: Sequence[str], env: dict[str, str] | None = None) -> int:
         return result if isinstance(result, int) else 0
     except Failure as failure:
         return _complain(failure.message, failure.status)
+    except click.exceptions.NoArgsIsHelpError as error:
+        sys.stderr.write(error.format_message().rstrip("\n") + "\n")
+        return USAGE
     except click.UsageError as error:
         path = error.ctx.command_path if error.ctx else "potluck"
         return _complain(f"{_sentence(error.format_message())} (see: {path} --help)", USAGE, path)

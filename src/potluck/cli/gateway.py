@@ -15,6 +15,8 @@ from potluck.model.secret import Secret
 
 TIMEOUT_S = 60.0
 PAGE = 200
+_NAMELESS = frozenset({"/requests"})
+"""collections whose objects have an id only: there is no name to look for"""
 
 
 class Refused(Failure):
@@ -78,12 +80,17 @@ class Gateway:
 
     def path_of(self, collection: str, ref: str, **query: Any) -> str:
         """The path of an object by id or name. A name with `/` in it is no path segment: its id is looked up."""
-        if "/" not in ref:
-            return f"{collection}/{quote(ref, safe='')}"
-        for each in self.pages(collection, **query):
-            if ref in (each["name"], f"{each.get('provider')}/{each['name']}"):
-                return f"{collection}/{each['id']}"
         kind = collection.strip("/").removesuffix("s")
+        if not ref:
+            raise Failure(
+                f"which {kind}? an empty name or id is none: `potluck {kind} list` shows what there is", USAGE
+            )
+        if "/" not in ref and ref not in (".", ".."):
+            return f"{collection}/{_segment(ref)}"
+        if collection not in _NAMELESS:
+            for each in self.pages(collection, **query):
+                if ref in (each["name"], f"{each.get('provider')}/{each['name']}"):
+                    return f"{collection}/{_segment(each['id'])}"
         raise Failure(f"there is no {kind} {ref!r}: `potluck {kind} list` shows what there is")
 
     def call(self, method: str, path: str, body: Any = None, *, query: Mapping[str, Any] | None = None) -> Any:
@@ -106,7 +113,8 @@ class Gateway:
     ) -> Answer:
         """One exchange with the gateway, whatever its status."""
         said = {name: value for name, value in (query or {}).items() if value is not None}
-        target = f"{self._parts.path.rstrip('/')}{path}{'?' + urlencode(said, doseq=True) if said else ''}"
+        asked = f"?{urlencode(said, doseq=True, errors='surrogateescape')}" if said else ""
+        target = f"{self._parts.path.rstrip('/')}{path}{asked}"
         headers = {"accept": "application/json", "user-agent": f"potluck/{__version__}"}
         payload = None
         if body is not None:
@@ -138,6 +146,11 @@ class Gateway:
         if self._parts.scheme == "https":
             return http.client.HTTPSConnection(host, port, timeout=self._timeout_s)
         return http.client.HTTPConnection(host, port, timeout=self._timeout_s)
+
+
+def _segment(text: str) -> str:
+    # an argument that is no UTF-8 is sent as its bytes: the gateway knows no such name and says so
+    return quote(text, safe="", errors="surrogateescape")
 
 
 def refusal(answer: Answer, url: str) -> Refused:

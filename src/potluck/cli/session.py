@@ -35,7 +35,8 @@ class Session:
 
     @property
     def url(self) -> str:
-        return str(self.given.get("url") or self.env.get("POTLUCK_URL") or DEFAULT_URL).rstrip("/")
+        """The gateway's address: option, variable, else where `serve` listens in this environment. Raises Failure."""
+        return str(self.given.get("url") or self.env.get("POTLUCK_URL") or _own_url(self.env)).rstrip("/")
 
     @property
     def home(self) -> Path:
@@ -91,6 +92,20 @@ class Session:
         return self._output
 
 
+def _own_url(env: Mapping[str, str]) -> str:
+    """Where a gateway that was started with these variables is reached from this machine."""
+    default = urlsplit(DEFAULT_URL)
+    host = env.get("POTLUCK_HOST") or default.hostname or ""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 — named, not bound
+    port = env.get("POTLUCK_PORT") or str(default.port)
+    if not (port.isascii() and port.isdigit()) or int(port) > 65_535:
+        raise Failure(f"POTLUCK_PORT: {port!r} is not a port; mend it, or name the gateway with --url", USAGE)
+    if int(port) == 0:  # any free one: nobody can know which
+        port = str(default.port)
+    scheme = "https" if env.get("POTLUCK_TLS_CERT") else "http"
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{int(port)}"
+
+
 def _note(ctx: click.Context, parameter: click.Parameter, value: object) -> None:
     session = ctx.find_object(Session)
     assert session is not None
@@ -101,7 +116,9 @@ def _note(ctx: click.Context, parameter: click.Parameter, value: object) -> None
 def _options() -> list[click.Option]:
     shared: dict[str, Any] = {"expose_value": False, "callback": _note}
     return [
-        click.Option(["--url"], metavar="URL", help=f"The gateway. [POTLUCK_URL; {DEFAULT_URL}]", **shared),
+        click.Option(
+            ["--url"], metavar="URL", help=f"The gateway. [POTLUCK_URL; {DEFAULT_URL} or POTLUCK_PORT's]", **shared
+        ),
         click.Option(
             ["--token"], metavar="TOKEN", help="Admin token. [POTLUCK_ADMIN_TOKEN; HOME/admin-token]", **shared
         ),
@@ -120,7 +137,14 @@ class _TakesGlobalOptions:
 
 
 class Command(_TakesGlobalOptions, click.Command):
-    """A command that takes the global options, after its name."""
+    """A command that takes the global options, after its name. An empty argument names nothing and is refused."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        rest = super().parse_args(ctx, args)
+        for parameter in self.params:
+            if isinstance(parameter, click.Argument) and ctx.params.get(str(parameter.name)) == "":
+                raise click.UsageError(f"{parameter.make_metavar(ctx)} is empty", ctx)
+        return rest
 
 
 class Group(_TakesGlobalOptions, click.Group):

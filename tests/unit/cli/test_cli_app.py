@@ -12,7 +12,7 @@ import pytest
 
 from potluck import __version__
 from potluck.cli.app import COMMANDS, root
-from potluck.cli.session import Command, Group
+from potluck.cli.session import Command, Group, Session
 from potluck.model.secret import Secret
 
 Potluck = Callable[..., Any]
@@ -90,6 +90,62 @@ def test_wrong_usage_is_one_line_and_status_2(potluck: Potluck, line: str, part:
     assert ran.err.count("\n") == 1
     assert ran.err.startswith("potluck")
     assert ran.out == ""
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "key show",
+        "key revoke",
+        "key rotate",
+        "provider show",
+        "provider remove",
+        "request show",
+        "model show",
+        "project remove",
+        "credential remove",
+        "config check",
+        "db backup",
+    ],
+)
+def test_an_empty_argument_is_refused(potluck: Potluck, line: str) -> None:
+    """An unset shell variable names nothing: one line says so, before anything is asked."""
+    ran = potluck(*line.split(), "", POTLUCK_ADMIN_TOKEN="pla-x")
+    assert (ran.status, ran.out) == (2, "")
+    assert " is empty (see: potluck " in ran.err
+    assert ran.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["", "key", "provider", "local-model"])
+def test_a_group_without_a_command_shows_its_help(potluck: Potluck, name: str) -> None:
+    """It is printed as help is, line by line, to stderr: status 2."""
+    ran, asked = potluck(*name.split()), potluck(*name.split(), "--help")
+    assert (ran.status, ran.out, ran.err) == (2, "", asked.out)
+
+
+@pytest.mark.parametrize(
+    ("env", "url"),
+    [
+        ({}, "http://127.0.0.1:7171"),
+        ({"POTLUCK_PORT": "9"}, "http://127.0.0.1:9"),
+        ({"POTLUCK_PORT": "0"}, "http://127.0.0.1:7171"),
+        ({"POTLUCK_HOST": "0.0.0.0", "POTLUCK_PORT": "9"}, "http://127.0.0.1:9"),
+        ({"POTLUCK_HOST": "::"}, "http://[::1]:7171"),
+        ({"POTLUCK_HOST": "10.0.0.7", "POTLUCK_TLS_CERT": "c.pem"}, "https://10.0.0.7:7171"),
+        ({"POTLUCK_URL": "http://h:1/", "POTLUCK_PORT": "9"}, "http://h:1"),
+    ],
+)
+def test_the_gateway_is_looked_for_where_serve_listens(env: dict[str, str], url: str) -> None:
+    """The variables that tell `serve` where to listen tell the commands where it is."""
+    assert Session(env).url == url
+
+
+def test_a_port_that_is_none_is_said(potluck: Potluck) -> None:
+    """A mistake in POTLUCK_PORT is one line, as in `serve`."""
+    for port in ("x", "70000", "-1"):
+        ran = potluck("key", "list", POTLUCK_PORT=port, POTLUCK_ADMIN_TOKEN="pla-x")
+        assert (ran.status, ran.err.count("\n")) == (2, 1)
+        assert f"POTLUCK_PORT: '{port}' is not a port" in ran.err
 
 
 def test_a_gateway_that_is_not_there_is_status_3(potluck: Potluck) -> None:

@@ -154,3 +154,36 @@ def test_a_token_with_odd_characters_is_said(server: Server) -> None:
     assert caught.value.status == 2
     assert "→" not in caught.value.message
     assert server.asked == []
+
+
+@pytest.mark.parametrize(
+    ("ref", "path"),
+    [
+        ("key_1", "/keys/key_1"),
+        ("a b?c#d%", "/keys/a%20b%3Fc%23d%25"),
+        ("caf\u00e9", "/keys/caf%C3%A9"),
+        ("\udcff", "/keys/%FF"),
+    ],
+)
+def test_a_name_is_one_segment_of_the_path(server: Server, ref: str, path: str) -> None:
+    """Whatever a name holds, it stays within its segment."""
+    assert client(server).path_of("/keys", ref) == path
+
+
+@pytest.mark.parametrize("ref", ["../keys", "a/b", "..", "."])
+def test_no_name_leads_out_of_its_collection(server: Server, ref: str) -> None:
+    """A request has an id and no name: one with `/` in it is not there, and nothing is asked."""
+    with pytest.raises(Failure, match="there is no request"):
+        client(server).path_of("/requests", ref)
+    assert server.asked == []
+    server.replies["/api/v1/keys"] = reply({"data": [{"id": "key_1", "name": "other"}]})
+    with pytest.raises(Failure, match="there is no key"):
+        client(server).path_of("/keys", ref)
+
+
+def test_an_empty_name_is_refused(server: Server) -> None:
+    """Without this the path would be the collection's."""
+    with pytest.raises(Failure) as caught:
+        client(server).path_of("/keys", "")
+    assert caught.value.status == 2
+    assert server.asked == []
