@@ -112,6 +112,11 @@ class MortalSpool(Spool):
     """A spool that can end as the kernel ends a killed process's: its files closed, nothing else done."""
 
     _files: list[tuple[int, int]]
+    _dead = False
+
+    def _flush(self) -> None:
+        if not self._dead:  # the loop runs what is scheduled to its end; a killed process does not
+            super()._flush()
 
     def _create(self) -> tuple[int, Path]:
         fd, path = super()._create()
@@ -120,6 +125,7 @@ class MortalSpool(Spool):
 
     def die(self) -> None:
         assert self._timer is not None
+        self._dead = True
         self._timer.cancel()
         self._thread.shutdown(wait=True)
         for fd, inode in self._files:
