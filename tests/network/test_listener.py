@@ -497,6 +497,7 @@ async def test_a_stalled_caller_holds_the_upstream_back_and_is_cut(gateway: Gate
         assert peak < 1 << 20
     record = await gateway.record("endless-stream")
     assert record.outcome == "client_closed"
+    await fake.wait_for(lambda: fake.connections[0].closed_how)
     assert fake.connections[0].closed_how in ("fin", "rst")
 
 
