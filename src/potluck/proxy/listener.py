@@ -8,6 +8,8 @@ Rules
 - 401, 404, 405 and 413 are answered at the head, before a body is buffered. A refused body is drained a little, so that
   the answer is not lost to a reset, then the connection closes.
 - Every state has a deadline (`deadline`, swept by the plane).
+
+A little longer than most files: the states of one connection are read together.
 """
 
 import asyncio
