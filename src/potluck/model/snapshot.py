@@ -3,7 +3,15 @@
 import msgspec
 
 from potluck.model.price import Price
-from potluck.model.resources import Capability, DataClass, OnHangup, Timeouts
+from potluck.model.resources import (
+    AssistantPrefix,
+    Capability,
+    DataClass,
+    OnHangup,
+    Probe,
+    Route,
+    Timeouts,
+)
 
 
 class Endpoint(msgspec.Struct, frozen=True):
@@ -53,6 +61,16 @@ class CompiledTarget(msgspec.Struct, frozen=True, eq=False):
     on_hangup: OnHangup
     quirks: frozenset[str]
     """names from `providers.quirks`"""
+    credential: str = ""
+    """the credential's name, for people"""
+    credential_weight: int = 1
+    weight: int = 1
+    priority: int = 0
+    slots: int = 1024
+    """concurrent requests that it serves well"""
+    assistant_prefix: AssistantPrefix = "none"
+    place: str = ""
+    """names the target's state (breaker, estimates): the same for every model that has this target"""
     unroutable: str = ""
     """why it must not be called ("no price: potluck model price …"); empty: routable"""
 
@@ -62,7 +80,21 @@ class CompiledModel(msgspec.Struct, frozen=True, eq=False):
 
     name: str
     targets: tuple[CompiledTarget, ...]
+    """one per target and credential, those of one target side by side"""
     card: bytes
+    alias_of: str = ""
+    """the model's proper name, when this is an alias"""
+
+
+class CompiledProbe(msgspec.Struct, frozen=True, eq=False):
+    """A provider that wants active probes, and one target per credential to probe it by."""
+
+    provider_id: str
+    provider: str
+    probe: Probe
+    targets: tuple[CompiledTarget, ...]
+    models_heads: tuple[RequestHead, ...]
+    """of a `GET /models`, for the target of the same index"""
 
 
 class CompiledKey(msgspec.Struct, frozen=True, eq=False):
@@ -80,6 +112,8 @@ class CompiledKey(msgspec.Struct, frozen=True, eq=False):
     expires_at_s: float
     """unix seconds; `inf` when it never does. The exchange checks it, since the snapshot may be older"""
     created_at_ms: int
+    model_order: tuple[str, ...] = ()
+    """`models` in the key's own order, for routes that fall back to `key:*`"""
 
 
 class Snapshot(msgspec.Struct, frozen=True, eq=False):
@@ -92,3 +126,6 @@ class Snapshot(msgspec.Struct, frozen=True, eq=False):
     """by public name, in listing order"""
     pins: dict[str, CompiledModel]
     """`provider/upstream-model` → a one-target model"""
+    routes: tuple[Route, ...] = ()
+    """in the order in which they are tried"""
+    probes: tuple[CompiledProbe, ...] = ()
