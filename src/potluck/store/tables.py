@@ -114,6 +114,10 @@ providers = sa.Table(
     sa.Column("timeouts", sa.Text, nullable=False, server_default="{}"),
     sa.Column("max_connections", sa.Integer, nullable=False, server_default="1024"),
     sa.Column("builtin", sa.Boolean, nullable=False, server_default=sa.false()),
+    # null: what the program knows of the host
+    sa.Column("assistant_prefix", sa.Text),
+    # null: no active probes
+    sa.Column("probe", sa.Text),
     *_made(),
     sa.UniqueConstraint("organisation_id", "name"),
 )
@@ -148,6 +152,7 @@ models = sa.Table(
     _organisation(),
     _name(),
     sa.Column("placement", sa.Text, nullable=False, server_default="any"),
+    sa.Column("aliases", sa.Text, nullable=False, server_default="[]"),
     *_made(),
     sa.UniqueConstraint("organisation_id", "name"),
 )
@@ -164,8 +169,34 @@ targets = sa.Table(
     sa.Column("price", sa.Text),
     sa.Column("capabilities", sa.Text, nullable=False),
     sa.Column("context_tokens", sa.Integer),
+    sa.Column("weight", sa.Integer, nullable=False, server_default="1"),
+    # null: its position
+    sa.Column("priority", sa.Integer),
+    # null: its provider's `max_connections`
+    sa.Column("slots", sa.Integer),
     *_made(),
     sa.UniqueConstraint("model_id", "provider_id", "upstream_model"),
+)
+
+routes = sa.Table(
+    "routes",
+    metadata,
+    _id(),
+    _organisation(),
+    _name(),
+    # tried in this order, then by age
+    sa.Column("position", sa.Integer, nullable=False, server_default="0"),
+    # JSON of `model.resources`: RouteMatch, RouteConstraints, names, RouteTimeouts, Hedge, Affinity
+    sa.Column("match", sa.Text, nullable=False, server_default="{}"),
+    sa.Column("strategy", sa.Text, nullable=False, server_default="priority"),
+    sa.Column("split_by", sa.Text, nullable=False, server_default=""),
+    sa.Column("constraints", sa.Text, nullable=False, server_default="{}"),
+    sa.Column("fallback", sa.Text, nullable=False, server_default="[]"),
+    sa.Column("timeouts", sa.Text, nullable=False, server_default="{}"),
+    sa.Column("hedge", sa.Text),
+    sa.Column("affinity", sa.Text),
+    *_made(),
+    sa.UniqueConstraint("organisation_id", "name"),
 )
 
 prices = sa.Table(

@@ -71,7 +71,7 @@ CREATE TABLE models (
 	created_at_ms BIGINT NOT NULL, 
 	updated_at_ms BIGINT NOT NULL, 
 	origin TEXT DEFAULT 'api' NOT NULL, 
-	maker TEXT DEFAULT 'api' NOT NULL, 
+	maker TEXT DEFAULT 'api' NOT NULL, aliases TEXT DEFAULT '[]' NOT NULL, 
 	CONSTRAINT pk_models PRIMARY KEY (id), 
 	CONSTRAINT fk_models_organisation_id FOREIGN KEY(organisation_id) REFERENCES organisations (id), 
 	CONSTRAINT uq_models_organisation_id_name UNIQUE (organisation_id, name)
@@ -119,7 +119,7 @@ CREATE TABLE providers (
 	created_at_ms BIGINT NOT NULL, 
 	updated_at_ms BIGINT NOT NULL, 
 	origin TEXT DEFAULT 'api' NOT NULL, 
-	maker TEXT DEFAULT 'api' NOT NULL, 
+	maker TEXT DEFAULT 'api' NOT NULL, assistant_prefix TEXT, probe TEXT, 
 	CONSTRAINT pk_providers PRIMARY KEY (id), 
 	CONSTRAINT fk_providers_organisation_id FOREIGN KEY(organisation_id) REFERENCES organisations (id), 
 	CONSTRAINT uq_providers_organisation_id_name UNIQUE (organisation_id, name)
@@ -194,7 +194,7 @@ CREATE TABLE targets (
 	created_at_ms BIGINT NOT NULL, 
 	updated_at_ms BIGINT NOT NULL, 
 	origin TEXT DEFAULT 'api' NOT NULL, 
-	maker TEXT DEFAULT 'api' NOT NULL, 
+	maker TEXT DEFAULT 'api' NOT NULL, weight INTEGER DEFAULT '1' NOT NULL, priority INTEGER, slots INTEGER, 
 	CONSTRAINT pk_targets PRIMARY KEY (id), 
 	CONSTRAINT fk_targets_model_id FOREIGN KEY(model_id) REFERENCES models (id) ON DELETE CASCADE, 
 	CONSTRAINT fk_targets_organisation_id FOREIGN KEY(organisation_id) REFERENCES organisations (id), 
@@ -204,4 +204,26 @@ CREATE TABLE targets (
 
 CREATE INDEX ix_targets_provider_id ON targets (provider_id);
 
-INSERT INTO alembic_version (version_num) VALUES ('0001');
+CREATE TABLE routes (
+	id TEXT NOT NULL, 
+	organisation_id TEXT NOT NULL, 
+	name TEXT NOT NULL, 
+	position INTEGER DEFAULT '0' NOT NULL, 
+	"match" TEXT DEFAULT '{}' NOT NULL, 
+	strategy TEXT DEFAULT 'priority' NOT NULL, 
+	split_by TEXT DEFAULT '' NOT NULL, 
+	constraints TEXT DEFAULT '{}' NOT NULL, 
+	fallback TEXT DEFAULT '[]' NOT NULL, 
+	timeouts TEXT DEFAULT '{}' NOT NULL, 
+	hedge TEXT, 
+	affinity TEXT, 
+	created_at_ms BIGINT NOT NULL, 
+	updated_at_ms BIGINT NOT NULL, 
+	origin TEXT DEFAULT 'api' NOT NULL, 
+	maker TEXT DEFAULT 'api' NOT NULL, 
+	CONSTRAINT pk_routes PRIMARY KEY (id), 
+	CONSTRAINT fk_routes_organisation_id FOREIGN KEY(organisation_id) REFERENCES organisations (id), 
+	CONSTRAINT uq_routes_organisation_id_name UNIQUE (organisation_id, name)
+);
+
+INSERT INTO alembic_version (version_num) VALUES ('0002');
