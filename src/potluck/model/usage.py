@@ -40,6 +40,11 @@ ErrorClass = Literal[
 """Why an attempt failed (architecture §5.2): a closed set, used in metrics, logs, records and headers."""
 
 
+AttemptKind = Literal["first", "next", "key", "same", "hedge", "resume"]
+"""Why a call was made: the request's first; the next target; another key of the same target; the same target again;
+beside a late one; to go on where a stream was cut."""
+
+
 class AttemptRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     """One upstream call of a request. Times in microseconds since the request was accepted, -1 where not reached."""
 
@@ -62,6 +67,9 @@ class AttemptRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     usage: TokenUsage | None = None
     cost_nanousd: int | None = None
     price_version: str = ""
+    kind: AttemptKind = "first"
+    phase: str = ""
+    """in which it failed: `connect|send|first_byte|stream`"""
 
 
 class Answered(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
@@ -79,6 +87,9 @@ class Answered(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     price_version: str = ""
     cost_nanousd: int | None = None
     """only where earlier attempts had a cost as well"""
+    kind: AttemptKind = "first"
+    usage: TokenUsage | None = None
+    """its own, only where the record's is the sum over several attempts"""
 
 
 class UsageRecord(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -120,6 +131,8 @@ class UsageRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     total_us: int = 0
     overhead_us: int = 0
     """spent in the gateway itself"""
+    plan: str = ""
+    """id of the `PlanLine` that says which targets were considered, and why; empty: there was no choice to explain"""
 
 
 class Intent(msgspec.Struct, frozen=True, omit_defaults=True, gc=False, tag="i", tag_field="t"):
@@ -194,4 +207,12 @@ class RefusalCount(msgspec.Struct, frozen=True, omit_defaults=True, gc=False, ta
     """of the first one in the minute; absent in later lines of the same minute"""
 
 
-SpoolLine = Intent | Settlement | RefusalCount
+class PlanLine(msgspec.Struct, frozen=True, gc=False, tag="p", tag_field="t"):
+    """Spool line: a routing decision that records refer to by `id`, a digest of `plan`. The same one may come often."""
+
+    id: str
+    plan: msgspec.Raw
+    """JSON: `proxy.explain.Plan`"""
+
+
+SpoolLine = Intent | Settlement | RefusalCount | PlanLine

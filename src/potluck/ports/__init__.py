@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from potluck.model.snapshot import CompiledKey, CompiledTarget, RequestHead, Snapshot
-from potluck.model.usage import ErrorClass, Intent, UsageRecord
+from potluck.model.usage import ErrorClass, Intent, PlanLine, UsageRecord
 
 __all__ = ["Call", "Failure", "Meter", "Recorder", "Sink", "SnapshotSource", "Upstream"]
 
@@ -107,6 +107,9 @@ class Recorder(Protocol):
 
     def intend_line(self, request_id: str, line: bytes, then: Callable[[bool], None]) -> None:
         """`intend` for an intent that is encoded already (`IntentForm`)."""
+
+    def plan(self, line: PlanLine) -> None:
+        """Write down a routing decision, ahead of the records that refer to it. Best effort: nobody waits for it."""
 
     def settle(self, record: UsageRecord, then: Callable[[bool], None]) -> None: ...
 
