@@ -13,16 +13,18 @@ class Change(msgspec.Struct, frozen=True):
     models: bool = False
     """declared models and targets: all are compiled again, there are few"""
     prices: bool = False
+    rules: bool = False
+    """routes: read again by themselves, nothing else is compiled"""
     everything: bool = False
 
     @property
     def is_empty(self) -> bool:
         """Nothing that the data plane reads."""
-        return not (self.keys or self.providers or self.models or self.prices or self.everything)
+        return not (self.keys or self.places or self.rules)
 
     @property
-    def routes(self) -> bool:
-        """More than keys."""
+    def places(self) -> bool:
+        """Providers, models or prices: what targets are compiled from."""
         return bool(self.providers or self.models or self.prices or self.everything)
 
     def __or__(self, other: "Change") -> "Change":
@@ -32,6 +34,7 @@ class Change(msgspec.Struct, frozen=True):
             self.providers | other.providers,
             self.models or other.models,
             self.prices or other.prices,
+            self.rules or other.rules,
             self.everything or other.everything,
         )
 

@@ -12,8 +12,10 @@ from potluck.snapshot.prices import choose_price
 from potluck.snapshot.providers import ProviderPart, offer_of
 from potluck.snapshot.rows import KeyRow, RawRow, key_of
 
-UNITS_PER_STEP = 16
-"""how many small things are compiled between two yields: well under a millisecond"""
+UNITS_PER_STEP = 64
+"""how many targets or keys are compiled between two yields: well under a millisecond"""
+PER_MODEL = 4
+"""what a model and its card cost, counted in targets"""
 
 Models = dict[str, CompiledModel]
 
@@ -41,14 +43,15 @@ def compile_keys(
         if found:
             keys.update(found)
             hashes[row.id] = tuple(found)
-        if count % (4 * UNITS_PER_STEP) == 0:
+        if count % UNITS_PER_STEP == 0:
             yield
 
 
 def compile_pins(part: ProviderPart, overrides: Mapping[str, Price]) -> Generator[None, None, Models]:
     """`provider/upstream-model` → a model of that one place, for all that the provider offers."""
     pins: Models = {}
-    for count, (upstream_model, offer) in enumerate(part.offers.items()):
+    made = 0
+    for upstream_model, offer in part.offers.items():
         targets = part.targets(
             offer.target_id,
             upstream_model,
@@ -65,7 +68,9 @@ def compile_pins(part: ProviderPart, overrides: Mapping[str, Price]) -> Generato
         )
         name = f"{part.provider.name}/{upstream_model}"
         pins[name] = compile_model(name, part.provider.created_at_ms, targets, offer.context_tokens)
-        if count % UNITS_PER_STEP == 0:
+        made += PER_MODEL + len(targets)
+        if made >= UNITS_PER_STEP:
+            made = 0
             yield
     return pins
 
@@ -78,7 +83,8 @@ def compile_declared(
 ) -> Generator[None, None, Models]:
     """The models that somebody declared, by public name, in listing order."""
     declared: Models = {}
-    for count, model in enumerate(models):
+    made = 0
+    for model in models:
         places: list[CompiledTarget] = []
         contexts = []
         for target in targets.get(model.id, ()):
@@ -96,45 +102,80 @@ def compile_declared(
                 listed=offer.price,
             )
             barred = "" if model.placement == "any" or part.own else "its weights are private: own infrastructure only"
-            places += part.targets(target.id, target.upstream_model, target.capabilities, price, barred)
+            fresh = part.targets(target.id, target.upstream_model, target.capabilities, price, barred, target)
+            places += fresh
             contexts.append(target.context_tokens or offer.context_tokens)
+            made += len(fresh)
+            if made >= UNITS_PER_STEP:
+                made = 0
+                yield
         if places:
             known = [context for context in contexts if context is not None]
             declared[model.name] = compile_model(model.name, model.created_at_ms, places, min(known, default=None))
-        if count % UNITS_PER_STEP == 0:
-            yield
+            made += PER_MODEL
     return declared
 
 
-def merge_names(
-    declared: Models, pins: Mapping[str, Models], parts: Mapping[str, ProviderPart]
+def with_aliases(
+    models: Iterable[Model], declared: Models, taken: Mapping[str, CompiledModel]
 ) -> Generator[None, None, Models]:
-    """Public names in listing order: the declared ones, then every upstream name that is offered and not taken.
+    """The declared models, then their aliases. An alias that is a declared name or `taken` by a pin is left out."""
+    named = dict(declared)
+    made = 0
+    for model in models:
+        meant = declared.get(model.name)
+        if meant is None or not model.aliases:
+            continue
+        card = _CARDS.decode(meant.card)
+        extras = msgspec.structs.replace(card.potluck, alias_of=model.name)
+        for alias in model.aliases:
+            if alias not in named and alias not in taken:
+                renamed = _ENCODER.encode(msgspec.structs.replace(card, id=alias, potluck=extras))
+                named[alias] = CompiledModel(alias, meant.targets, renamed, model.name)
+        made += PER_MODEL + len(model.aliases)
+        if made >= UNITS_PER_STEP:
+            made = 0
+            yield
+    return named
 
-    A name that several providers offer has a target at each. A name that reads as a pin stays a pin.
+
+def merge_names(
+    named: Models,
+    pins: Mapping[str, Models],
+    taken: Mapping[str, CompiledModel],
+    parts: Mapping[str, ProviderPart],
+) -> Generator[None, None, Models]:
+    """Public names in listing order: the `named` ones, then every upstream name that is offered and free.
+
+    A name that several providers offer has a target at each, those of the older provider first. A name that reads as a
+    pin stays a pin: `taken` holds them all.
     """
-    models = dict(declared)
+    models = dict(named)
     offered: dict[str, list[CompiledModel]] = {}
-    taken = {name for each in pins.values() for name in each}
     for provider_id, each in pins.items():
         start = len(parts[provider_id].provider.name) + 1
         for pin, model in each.items():
             name = pin[start:]
-            if name not in declared and name not in taken:
+            if name not in named and name not in taken:
                 offered.setdefault(name, []).append(model)
         yield
-    for count, (name, places) in enumerate(offered.items()):
+    made = 0
+    for name, places in offered.items():
         models[name] = merge_places(name, places)
-        if count % UNITS_PER_STEP == 0:
+        made += PER_MODEL + sum(len(place.targets) for place in places[1:])
+        if made >= UNITS_PER_STEP:
+            made = 0
             yield
     return models
 
 
 def merge_places(name: str, places: list[CompiledModel]) -> CompiledModel:
-    """One model under `name` from the one-place models of several providers."""
+    """One model under `name` from the one-place models of several providers: of equal weight, each its own tier."""
     if len(places) == 1:
         return CompiledModel(name, places[0].targets, places[0].card.replace(*_renaming(places[0].name, name), 1))
-    targets = tuple(target for place in places for target in place.targets)
+    targets = tuple(
+        msgspec.structs.replace(target, priority=tier) for tier, place in enumerate(places) for target in place.targets
+    )
     cards = [_CARDS.decode(place.card) for place in places]
     contexts = [card.potluck.context_tokens for card in cards if card.potluck.context_tokens is not None]
     return compile_model(name, min(card.created for card in cards) * 1000, targets, min(contexts, default=None))
@@ -163,6 +204,7 @@ class CardExtras(msgspec.Struct, frozen=True):
     targets: list[CardTarget]
     context_tokens: int | None
     capabilities: list[Capability]
+    alias_of: str | msgspec.UnsetType = msgspec.UNSET
 
 
 class Card(msgspec.Struct, frozen=True):
@@ -226,4 +268,5 @@ def _key(row: KeyRow, expires_s: float) -> CompiledKey:
         tags=row.tags,
         expires_at_s=expires_s,
         created_at_ms=row.created_at_ms,
+        model_order=row.models,
     )

@@ -1,6 +1,6 @@
-"""One provider, compiled: where it is, a request head per credential and endpoint, and the models that it offers."""
+"""One provider, compiled: where it is, request heads per credential, the models that it offers, how it is probed."""
 
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Mapping
 from hashlib import blake2b
 
 import msgspec
@@ -9,14 +9,14 @@ from potluck.catalog import CatalogModel, catalog
 from potluck.identity.vault import Vault
 from potluck.model.ids import base36
 from potluck.model.price import Price
-from potluck.model.resources import Capability, Provider
+from potluck.model.resources import AssistantPrefix, Capability, Provider, Target
 from potluck.model.secret import Secret
-from potluck.model.snapshot import CompiledTarget, Endpoint, RequestHead
-from potluck.providers.base_url import parse_base_url
-from potluck.providers.openai import PATHS, build_heads
+from potluck.model.snapshot import CompiledProbe, CompiledTarget, Endpoint, RequestHead
+from potluck.providers.base_url import BaseUrl, parse_base_url
+from potluck.providers.openai import MODELS_PATH, PATHS, build_heads, models_request
 from potluck.providers.quirks import quirks_of, served
-from potluck.snapshot.prices import missing_price
-from potluck.snapshot.rows import RouteRows
+from potluck.snapshot.prices import FREE, choose_price, missing_price
+from potluck.snapshot.rows import PlaceRows
 
 PLAIN: tuple[Capability, ...] = ("chat", "completions", "embeddings")
 """what a model does when nobody says"""
@@ -39,14 +39,28 @@ class Offer(msgspec.Struct, frozen=True):
     context_tokens: int | None
 
 
+class Account(msgspec.Struct, frozen=True):
+    """One enabled credential of a provider, or its having none, ready to ask with. Secret: never log it."""
+
+    credential_id: str | None
+    credential: str
+    weight: int
+    heads: Heads
+    models_head: RequestHead
+
+    def __repr__(self) -> str:
+        return f"Account({self.credential})"
+
+
 class ProviderPart(msgspec.Struct, frozen=True, eq=False):
     """Everything of a provider that its targets share."""
 
     provider: Provider
     endpoint: Endpoint
     quirks: frozenset[str]
-    heads: tuple[tuple[str | None, Heads], ...]
-    """per enabled credential, heaviest first: its id and a head per capability; one without credential if none"""
+    assistant_prefix: AssistantPrefix
+    accounts: tuple[Account, ...]
+    """heaviest first; one without credential if there is none"""
     offers: dict[str, Offer]
 
     @property
@@ -60,8 +74,12 @@ class ProviderPart(msgspec.Struct, frozen=True, eq=False):
         capabilities: Iterable[Capability],
         price: Price | None,
         unroutable: str = "",
+        declared: Target | None = None,
     ) -> list[CompiledTarget]:
-        """The targets of one place: one per credential, with the same id and name."""
+        """The targets of one place: one per credential, with the same id and name.
+
+        `declared`: the target as somebody declared it, for its share, its tier and its slots.
+        """
         if price is None and not unroutable:
             unroutable = missing_price(self.provider.name, upstream_model)
         does = tuple(capabilities)
@@ -70,41 +88,58 @@ class ProviderPart(msgspec.Struct, frozen=True, eq=False):
             # a provider that speaks responses does so for its chat models only
             wanted = tuple(each for each in wanted if each in does)
         model_json = msgspec.json.encode(upstream_model)
+        # the supervisor may start the built-in model on another port: the same place
+        at = self.provider.id if self.provider.builtin else self.endpoint.key
+        place = f"{at} {upstream_model}"
+        weight, priority, slots = 1, 0, self.provider.max_connections
+        if declared is not None:
+            weight = declared.weight
+            priority = declared.position if declared.priority is None else declared.priority
+            slots = slots if declared.slots is None else declared.slots
         return [
             CompiledTarget(
                 id=target_id,
                 name=f"{self.provider.name}/{upstream_model}",
                 provider_id=self.provider.id,
                 provider=self.provider.name,
-                credential_id=credential_id,
+                credential_id=account.credential_id,
                 upstream="local" if self.provider.builtin else "pool",
                 endpoint=self.endpoint,
                 model_json=model_json,
-                heads={each: heads[each] for each in wanted},
+                heads={each: account.heads[each] for each in wanted},
                 price=price,
                 own=self.own,
                 on_hangup=self.provider.on_hangup,
                 quirks=self.quirks,
+                credential=account.credential,
+                credential_weight=account.weight,
+                weight=weight,
+                priority=priority,
+                slots=slots,
+                assistant_prefix=self.assistant_prefix,
+                place=place,
                 unroutable=unroutable,
             )
-            for credential_id, heads in self.heads
+            for account in self.accounts
         ]
 
 
 def compile_provider(
-    routes: RouteRows, provider: Provider, vault: Vault, local: tuple[int, Secret] | None
+    rows: PlaceRows, provider: Provider, vault: Vault, local: tuple[int, Secret] | None
 ) -> Generator[None, None, ProviderPart]:
     """Unseal its credentials, make its heads, list its offers. Raises VaultError when a credential does not open."""
     url = parse_base_url(provider.base_url)
-    keys: list[tuple[str | None, Secret | None]] = [
-        (each.id, vault.unseal(each.sealed, each.id)) for each in routes.credentials.get(provider.id, ())
-    ]
+    accounts: list[Account] = []
     if provider.builtin:
         port, secret = local or (LOCAL_PLACEHOLDER_PORT, None)
         url = parse_base_url(f"http://127.0.0.1:{port}/v1")
-        keys = [(None, secret)]
+        accounts.append(_account(url, secret))
+    else:
+        for each in rows.credentials.get(provider.id, ()):
+            accounts.append(_account(url, vault.unseal(each.sealed, each.id), each.id, each.name, each.weight))
+            yield
     offers: dict[str, Offer] = {}
-    for count, (name, offer) in enumerate(_offers(routes, provider)):
+    for count, (name, offer) in enumerate(_offers(rows, provider)):
         offers[name] = offer
         if count % OFFERS_PER_STEP == 0:
             yield
@@ -120,9 +155,29 @@ def compile_provider(
             provider.max_connections,
         ),
         quirks_of(url),
-        tuple((credential_id, build_heads(url, secret, PATHS)) for credential_id, secret in keys or [(None, None)]),
+        provider.assistant_prefix or ("plain" if provider.builtin else "none"),
+        tuple(accounts) or (_account(url, None),),
         offers,
     )
+
+
+def compile_probe(part: ProviderPart, overrides: Mapping[str, Price]) -> CompiledProbe | None:
+    """How the provider is probed; None: not at all. The supervisor looks after the built-in model by itself.
+
+    Without a model for paid completions, the targets have no heads: they say only where and whose.
+    """
+    provider = part.provider
+    if provider.probe is None or provider.builtin:
+        return None
+    model = provider.probe.model
+    if model:
+        offer = part.offers.get(model) or offer_of(provider, model)
+        price = choose_price(None, overrides, provider.name, model, model, own=part.own, listed=offer.price)
+        targets = part.targets(offer.target_id, model, offer.capabilities, price)
+    else:
+        targets = part.targets(target_id_of(provider.id, ""), "", (), FREE)
+    heads = tuple(account.models_head for account in part.accounts)
+    return CompiledProbe(provider.id, provider.name, provider.probe, tuple(targets), heads)
 
 
 def target_id_of(provider_id: str, upstream_model: str) -> str:
@@ -131,14 +186,14 @@ def target_id_of(provider_id: str, upstream_model: str) -> str:
     return f"tgt_{base36(int.from_bytes(digest, 'big'), 21)[:21]}"
 
 
-def _offers(routes: RouteRows, provider: Provider) -> Iterable[tuple[str, Offer]]:
+def _offers(rows: PlaceRows, provider: Provider) -> Iterable[tuple[str, Offer]]:
     if provider.builtin:
         yield LOCAL_MODEL, Offer(target_id_of(provider.id, LOCAL_MODEL), PLAIN, None, LOCAL_CONTEXT_TOKENS)
         return
     listed = {} if provider.own else catalog().models_of(provider.base_url)
     for name, entry in listed.items():
         yield name, _offer(provider, name, entry)
-    for name in routes.own_lists.get(provider.id, ()):
+    for name in rows.own_lists.get(provider.id, ()):
         if name not in listed:
             yield name, offer_of(provider, name)
 
@@ -154,3 +209,13 @@ def _offer(provider: Provider, upstream_model: str, entry: CatalogModel | None) 
     if entry is None:
         return Offer(target_id, PLAIN, None, None)
     return Offer(target_id, entry.capabilities or PLAIN, entry.price, entry.context_tokens)
+
+
+def _account(
+    url: BaseUrl, secret: Secret | None, credential_id: str | None = None, credential: str = "", weight: int = 1
+) -> Account:
+    path = url.path + MODELS_PATH
+    fields = (("host", url.authority), *models_request(url, secret)[1].items())
+    lines = [f"GET {path} HTTP/1.1", *(f"{name}: {value}" for name, value in fields), "content-length: "]
+    models_head = RequestHead("GET", path, fields, "\r\n".join(lines).encode("ascii"))
+    return Account(credential_id, credential, weight, build_heads(url, secret, PATHS), models_head)

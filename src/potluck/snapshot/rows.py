@@ -8,7 +8,23 @@ from typing import Any
 import msgspec
 
 from potluck.model.price import Price
-from potluck.model.resources import Capability, Credential, DataClass, Model, Provider, Target, Timeouts
+from potluck.model.resources import (
+    Affinity,
+    Capability,
+    Credential,
+    DataClass,
+    Hedge,
+    Model,
+    Probe,
+    Provider,
+    Route,
+    RouteConstraints,
+    RouteMatch,
+    RouteTimeouts,
+    Target,
+    Timeouts,
+)
+from potluck.snapshot.changes import Change
 
 KEYS_PER_QUERY = 500
 PAUSE_ROWS = 256
@@ -20,6 +36,12 @@ _STRINGS = msgspec.json.Decoder(tuple[str, ...])
 _CAPABILITIES = msgspec.json.Decoder(tuple[Capability, ...])
 _PRICE = msgspec.json.Decoder(Price)
 _TIMEOUTS = msgspec.json.Decoder(Timeouts)
+_PROBE = msgspec.json.Decoder(Probe)
+_MATCH = msgspec.json.Decoder(RouteMatch)
+_CONSTRAINTS = msgspec.json.Decoder(RouteConstraints)
+_ROUTE_TIMEOUTS = msgspec.json.Decoder(RouteTimeouts)
+_HEDGE = msgspec.json.Decoder(Hedge)
+_AFFINITY = msgspec.json.Decoder(Affinity)
 
 
 class KeyRow(msgspec.Struct, frozen=True):
@@ -40,8 +62,8 @@ class KeyRow(msgspec.Struct, frozen=True):
     created_at_ms: int
 
 
-class RouteRows(msgspec.Struct, frozen=True):
-    """Everything that is not a key."""
+class PlaceRows(msgspec.Struct, frozen=True):
+    """What targets are compiled from: providers, models, prices."""
 
     providers: dict[str, Provider]
     credentials: dict[str, list[Credential]]
@@ -61,7 +83,10 @@ class Rows(msgspec.Struct, frozen=True):
     version: int
     keys: list[RawRow]
     """for `key_of`, on the loop: there may be very many"""
-    routes: RouteRows | None
+    places: PlaceRows | None
+    """None: not asked for, as they were"""
+    rules: tuple[Route, ...] | None
+    """in the order in which they are tried; None: as they were"""
 
 
 def read_version(connection: sqlite3.Connection) -> int:
@@ -70,9 +95,14 @@ def read_version(connection: sqlite3.Connection) -> int:
     return int(row[0]) if row else 0
 
 
-def read(connection: sqlite3.Connection, *, keys: Iterable[str] | None, routes: bool) -> Rows:
-    """Read the version, the named keys (None: all live ones), and, if asked, everything else."""
-    return Rows(read_version(connection), read_keys(connection, keys), read_routes(connection) if routes else None)
+def read(connection: sqlite3.Connection, change: Change) -> Rows:
+    """Read the version, and of the rest what the change touched."""
+    return Rows(
+        read_version(connection),
+        read_keys(connection, None if change.everything else change.keys),
+        read_places(connection) if change.places else None,
+        read_rules(connection) if change.rules or change.everything else None,
+    )
 
 
 def read_keys(connection: sqlite3.Connection, ids: Iterable[str] | None) -> list[RawRow]:
@@ -93,7 +123,33 @@ def read_keys(connection: sqlite3.Connection, ids: Iterable[str] | None) -> list
     return found
 
 
-def read_routes(connection: sqlite3.Connection) -> RouteRows:
+def read_rules(connection: sqlite3.Connection) -> tuple[Route, ...]:
+    """The routes, in order of position, then age."""
+    return tuple(
+        Route(
+            id=row[0],
+            organisation_id=row[1],
+            name=row[2],
+            created_at_ms=row[3],
+            position=row[4],
+            match=_MATCH.decode(row[5]),
+            strategy=row[6],
+            split_by=row[7],
+            constraints=_CONSTRAINTS.decode(row[8]),
+            fallback=_STRINGS.decode(row[9]),
+            timeouts=_ROUTE_TIMEOUTS.decode(row[10]),
+            hedge=None if row[11] is None else _HEDGE.decode(row[11]),
+            affinity=None if row[12] is None else _AFFINITY.decode(row[12]),
+            origin=row[13],
+        )
+        for row in connection.execute(
+            'SELECT id, organisation_id, name, created_at_ms, position, "match", strategy, split_by, constraints,'
+            " fallback, timeouts, hedge, affinity, origin FROM routes ORDER BY position, created_at_ms, id"
+        )
+    )
+
+
+def read_places(connection: sqlite3.Connection) -> PlaceRows:
     providers = {
         row[0]: Provider(
             id=row[0],
@@ -107,10 +163,12 @@ def read_routes(connection: sqlite3.Connection) -> RouteRows:
             timeouts=_TIMEOUTS.decode(row[8]),
             max_connections=row[9],
             builtin=bool(row[10]),
+            assistant_prefix=row[11],
+            probe=None if row[12] is None else _PROBE.decode(row[12]),
         )
         for row in connection.execute(
             "SELECT id, organisation_id, name, dialect, base_url, created_at_ms, own, on_hangup, timeouts,"
-            " max_connections, builtin FROM providers ORDER BY created_at_ms, id"
+            " max_connections, builtin, assistant_prefix, probe FROM providers ORDER BY created_at_ms, id"
         )
     }
     credentials: dict[str, list[Credential]] = {}
@@ -123,16 +181,17 @@ def read_routes(connection: sqlite3.Connection) -> RouteRows:
     for row in _fetch(connection.execute("SELECT provider_id, name FROM provider_models ORDER BY provider_id, name")):
         own_lists.setdefault(row[0], []).append(row[1])
     models = [
-        Model(*row)
+        Model(row[0], row[1], row[2], row[3], row[4], _STRINGS.decode(row[5]))
         for row in connection.execute(
-            "SELECT id, organisation_id, name, created_at_ms, placement FROM models ORDER BY created_at_ms, id"
+            "SELECT id, organisation_id, name, created_at_ms, placement, aliases FROM models ORDER BY created_at_ms, id"
         )
     ]
     targets: dict[str, list[Target]] = {}
     for row in _fetch(
         connection.execute(
             "SELECT id, organisation_id, model_id, provider_id, upstream_model, created_at_ms, position, price,"
-            " capabilities, context_tokens FROM targets ORDER BY model_id, position, created_at_ms, id"
+            " capabilities, context_tokens, weight, priority, slots FROM targets"
+            " ORDER BY model_id, position, created_at_ms, id"
         )
     ):
         targets.setdefault(row[2], []).append(
@@ -147,10 +206,13 @@ def read_routes(connection: sqlite3.Connection) -> RouteRows:
                 price=None if row[7] is None else _PRICE.decode(row[7]),
                 capabilities=_CAPABILITIES.decode(row[8]),
                 context_tokens=row[9],
+                weight=row[10],
+                priority=row[11],
+                slots=row[12],
             )
         )
     prices = {row[0]: _PRICE.decode(row[1]) for row in connection.execute("SELECT model, price FROM prices")}
-    return RouteRows(providers, credentials, own_lists, models, targets, prices)
+    return PlaceRows(providers, credentials, own_lists, models, targets, prices)
 
 
 def key_of(row: RawRow) -> KeyRow:

@@ -10,16 +10,25 @@ import gc
 import logging
 import time
 from collections.abc import Generator
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
 from potluck.identity.vault import Vault
+from potluck.model.resources import Route
 from potluck.model.secret import Secret
-from potluck.model.snapshot import CompiledKey, Snapshot
+from potluck.model.snapshot import CompiledKey, CompiledProbe, Snapshot
 from potluck.snapshot.changes import EVERYTHING, Change
-from potluck.snapshot.compiling import Models, compile_declared, compile_keys, compile_pins, merge_names
-from potluck.snapshot.providers import ProviderPart, compile_provider
+from potluck.snapshot.compiling import (
+    Models,
+    compile_declared,
+    compile_keys,
+    compile_pins,
+    merge_names,
+    with_aliases,
+)
+from potluck.snapshot.providers import ProviderPart, compile_probe, compile_provider
 from potluck.snapshot.rows import Rows, read, read_version
 from potluck.store import Store
 
@@ -51,6 +60,8 @@ class _Compiled(msgspec.Struct):
     """by provider"""
     models: Models = {}
     flat_pins: Models = {}
+    routes: tuple[Route, ...] = ()
+    probes: tuple[CompiledProbe, ...] = ()
 
 
 class SnapshotStore:
@@ -87,7 +98,7 @@ class SnapshotStore:
 
     def load(self) -> None:
         """Read and compile everything, at once: for the start, before anybody waits. Raises SnapshotError."""
-        rows = self._store.read_rows_now(lambda connection: read(connection, keys=None, routes=True))
+        rows = self._store.read_rows_now(lambda connection: read(connection, EVERYTHING))
         self._swap(_run(self._guarded(rows, EVERYTHING)), whole=True)
 
     async def refresh(self, change: Change = EVERYTHING) -> int:
@@ -168,16 +179,12 @@ class SnapshotStore:
             change |= each
         known = {each.version for each in taken if each.version}
         base = self._compiled.version
-        rows = await self._store.read_rows(
-            lambda connection: read(
-                connection, keys=None if change.everything else change.keys, routes=change.everything or change.routes
-            )
-        )
+        rows = await self._store.read_rows(partial(read, change=change))
         missed = set(range(base + 1, rows.version + 1)) - known
         if missed and not change.everything:
             # somebody else wrote as well: what they touched is not known here
             change = EVERYTHING
-            rows = await self._store.read_rows(lambda connection: read(connection, keys=None, routes=True))
+            rows = await self._store.read_rows(partial(read, change=change))
         old = self._compiled
         collecting = gc.isenabled()
         if change.everything:
@@ -212,17 +219,18 @@ class SnapshotStore:
             yield
         if change.keys or change.everything:
             yield from compile_keys(rows.keys, keys, hashes)
-        if rows.routes is None:
-            return _Compiled(rows.version, keys, hashes, old.parts, old.pins, old.models, old.flat_pins)
-        routes, prices = rows.routes, rows.routes.prices
+        rules = old.routes if rows.rules is None else rows.rules
+        if rows.places is None:
+            return msgspec.structs.replace(old, version=rows.version, keys=keys, hashes=hashes, routes=rules)
+        places, prices = rows.places, rows.places.prices
         parts: dict[str, ProviderPart] = {}
         pins: dict[str, Models] = {}
-        for provider_id, provider in routes.providers.items():
+        for provider_id, provider in places.providers.items():
             if provider.builtin and not self._local_model:
                 continue
             fresh = change.everything or provider_id in change.providers or provider_id not in old.parts
             if fresh:
-                parts[provider_id] = yield from compile_provider(routes, provider, self._vault, self._local)
+                parts[provider_id] = yield from compile_provider(places, provider, self._vault, self._local)
             else:
                 parts[provider_id] = old.parts[provider_id]
             yield
@@ -230,16 +238,21 @@ class SnapshotStore:
                 pins[provider_id] = yield from compile_pins(parts[provider_id], prices)
             else:
                 pins[provider_id] = old.pins[provider_id]
-        declared = yield from compile_declared(routes.models, routes.targets, parts, prices)
-        yield
-        models = yield from merge_names(declared, pins, parts)
+        declared = yield from compile_declared(places.models, places.targets, parts, prices)
         yield
         flat: Models = {name: model for each in pins.values() for name, model in each.items()}
-        return _Compiled(rows.version, keys, hashes, parts, pins, models, flat)
+        yield
+        named = yield from with_aliases(places.models, declared, flat)
+        models = yield from merge_names(named, pins, flat, parts)
+        yield
+        probes = tuple(probe for part in parts.values() if (probe := compile_probe(part, prices)) is not None)
+        return _Compiled(rows.version, keys, hashes, parts, pins, models, flat, rules, probes)
 
     def _swap(self, compiled: _Compiled, *, whole: bool) -> None:
         self._compiled = compiled
-        self.current = Snapshot(compiled.version, compiled.keys, compiled.models, compiled.flat_pins)
+        self.current = Snapshot(
+            compiled.version, compiled.keys, compiled.models, compiled.flat_pins, compiled.routes, compiled.probes
+        )
         self.problem = ""
         if whole:
             # the collector would walk all of it again and again, and find nothing

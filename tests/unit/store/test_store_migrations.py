@@ -87,3 +87,30 @@ def test_a_failed_upgrade_changes_nothing_and_says_why(tmp_path: Path) -> None:
         upgrade(path, "main")
     assert "\n" not in str(caught.value)
     assert tables_of(path) == before
+
+
+def test_routing_comes_and_goes_without_loss(tmp_path: Path) -> None:
+    """Models and targets of before routing keep their rows on the way up, with defaults, and on the way down."""
+    path = tmp_path / "x.db"
+    assert main(["upgrade", "--db", str(path), "--which", "main", "--to", "0001"]) == 0
+    made = "created_at_ms, updated_at_ms) VALUES"
+    with closing(sqlite3.connect(path)) as connection:
+        connection.executescript(
+            "INSERT INTO organisations VALUES ('org_1', 'default', 1);"
+            f"INSERT INTO providers (id, organisation_id, name, dialect, base_url, {made}"
+            " ('prv_1', 'org_1', 'lab', 'openai', 'http://lab/v1', 1, 1);"
+            f"INSERT INTO models (id, organisation_id, name, {made} ('mdl_1', 'org_1', 'small', 1, 1);"
+            f"INSERT INTO targets (id, organisation_id, model_id, provider_id, upstream_model, capabilities, {made}"
+            " ('tgt_1', 'org_1', 'mdl_1', 'prv_1', 'm', '[]', 1, 1);"
+        )
+    upgrade(path, "main")
+    with closing(sqlite3.connect(path)) as connection:
+        found = connection.execute(
+            "SELECT p.assistant_prefix, p.probe, m.aliases, t.weight, t.priority, t.slots FROM targets t"
+            " JOIN models m ON m.id = t.model_id JOIN providers p ON p.id = t.provider_id"
+        ).fetchall()
+    assert found == [(None, None, "[]", 1, None, None)]
+    assert main(["downgrade", "--db", str(path), "--which", "main", "--to", "0001"]) == 0
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("SELECT id, upstream_model FROM targets").fetchall() == [("tgt_1", "m")]
+        assert connection.execute("PRAGMA foreign_key_check").fetchall() == []
