@@ -1,25 +1,29 @@
 """How fast a place answers, learned from live traffic: averages per prompt size, recent peaks, and a p95.
 
-Each average counts the newest sample with a weight of `max(ALPHA, 1 / samples, age / STALE_S)`, where `age` is the time
-since the sample before: a plain mean at first, so that one bad early sample is soon made up for; then a moving average;
-and after a silence of `STALE_S` the new sample alone. Unknown is never slow: what was not measured says so (`None`).
+Each average counts the newest of n samples with a weight of `max(ALPHA, 2 / (n + 1), age / STALE_S)`, where `age` is the
+time since the sample before: at first a mean in which later samples count for more, so that one bad early sample is soon
+made up for; then a moving average; and after a silence of `STALE_S` the new sample alone. What was not measured is
+unknown (`None`), which is never slow.
 """
 
-from math import exp, frexp
+from bisect import bisect_right
+from math import exp, exp2
 
 SIZE_CLASS_BYTES = (4 * 1024, 32 * 1024, 128 * 1024)
 """request bodies below these sizes make classes 0, 1 and 2; all others are class 3"""
 SIZE_CLASSES = len(SIZE_CLASS_BYTES) + 1
 ALPHA = 0.1
 """a step in speed is seen to two thirds after ten samples"""
+_SETTLED = 2 / ALPHA - 1
+"""samples after which `2 / (n + 1)` is no more than `ALPHA`"""
 STALE_S = 600.0
 PEAK_DECAY_S = 10.0
 """a peak's distance from the average falls to a third in this time, read or measured"""
 MIN_P95_SAMPLES = 20
-HALVE_AT = 512
-"""once the histogram holds this many samples all its counts are halved: the last few hundred are what counts"""
-_BUCKETS = 88
-"""four to the octave, from 1 ms to 70 minutes"""
+BUCKET_BOUNDS_MS = tuple(2.0 ** (step / 4) for step in range(1, 70))
+"""of the histogram of first-token times: four to the octave, up to two and a half minutes"""
+HALVE_AT = 128
+"""once a bucket holds this many samples all counts are halved, so that the last few hundred are what counts"""
 
 
 def size_class(body_bytes: int) -> int:
@@ -43,23 +47,23 @@ class Average:
         self.seen_s = 0.0
         """monotonic seconds of the last sample"""
 
-    def add(self, ms: float, now: float) -> None:
-        """Count one sample, taken at `now` (monotonic seconds)."""
+    def add(self, ms: float, now: float) -> float:
+        """Count one sample, taken at `now` (monotonic seconds); its weight in the average, 1 for the first."""
         self.samples = samples = self.samples + 1
         age_s = now - self.seen_s
         self.seen_s = now
         if samples == 1:
             self.ms = self.peak_ms = ms
-            return
-        weight = ALPHA if samples * ALPHA > 1 else 1 / samples
+            return 1.0
+        weight = ALPHA if samples >= _SETTLED else 2 / (samples + 1)
         if age_s > weight * STALE_S:
             weight = age_s / STALE_S if age_s < STALE_S else 1.0
         self.ms = average = self.ms + weight * (ms - self.ms)
         peak = self.peak_ms
-        if ms >= peak:
-            self.peak_ms = ms
-        else:
-            self.peak_ms = average + (peak - average) * exp(-age_s / PEAK_DECAY_S)
+        if ms < peak:
+            peak = average + (peak - average) * exp(-age_s / PEAK_DECAY_S)
+        self.peak_ms = max(ms, peak)
+        return weight
 
     def faded_peak_ms(self, now: float) -> float:
         """The peak at `now`: what of its distance from the average is left."""
@@ -72,30 +76,33 @@ class Average:
 class Latency:
     """What is known of one place's speed. One event loop's; every time in milliseconds, `now` in monotonic seconds."""
 
-    __slots__ = ("_counted", "_counts", "first_token", "per_token", "whole")
+    __slots__ = ("_counts", "first_token", "ms_per_token", "whole")
 
     def __init__(self) -> None:
         self.first_token = tuple(Average() for _ in range(SIZE_CLASSES))
         """until the first content of streams, by size class"""
         self.whole = tuple(Average() for _ in range(SIZE_CLASSES))
         """until the last byte of plain answers, by size class"""
-        self.per_token = Average()
-        """between the tokens of streams, of every size"""
-        self._counts = [0.0] * _BUCKETS
-        self._counted = 0.0
+        self.ms_per_token = 0.0
+        """between the tokens of streams, of every size; 0: not known"""
+        self._counts = [0.0] * (len(BUCKET_BOUNDS_MS) + 1)
 
     def observe_stream(self, size_class: int, first_ms: float, ms_per_token: float, now: float) -> None:
         """A stream that gave content. `ms_per_token` 0: it was too short to tell."""
-        self.first_token[size_class].add(first_ms, now)
+        weight = self.first_token[size_class].add(first_ms, now)
         if ms_per_token:
-            self.per_token.add(ms_per_token, now)
-        mantissa, octave = frexp(first_ms)
-        bucket = (octave - 1) * 4 + int(mantissa * 8) - 4
-        self._counts[0 if bucket < 0 else bucket if bucket < _BUCKETS else -1] += 1
-        self._counted += 1
-        if self._counted >= HALVE_AT:
+            known = self.ms_per_token
+            if not known:
+                self.ms_per_token = ms_per_token
+            else:
+                if weight > 0.5:  # all size classes share it: the first sample of one does not outweigh the others
+                    weight = 0.5
+                self.ms_per_token = known + weight * (ms_per_token - known)
+        bucket = bisect_right(BUCKET_BOUNDS_MS, first_ms)
+        count = self._counts[bucket] + 1
+        self._counts[bucket] = count
+        if count >= HALVE_AT:
             self._counts = [count / 2 for count in self._counts]
-            self._counted /= 2
 
     def observe_plain(self, size_class: int, whole_ms: float, now: float) -> None:
         """A plain answer that came whole."""
@@ -110,7 +117,7 @@ class Latency:
         if stream:
             first = self.first_token[size_class]
             if first.samples:
-                return first.ms + output_tokens * self.per_token.ms
+                return first.ms + output_tokens * self.ms_per_token
         else:
             whole = self.whole[size_class]
             if whole.samples:
@@ -122,7 +129,7 @@ class Latency:
             known = [near for near in range(SIZE_CLASSES) if averages[near].samples]
             if known:
                 near = averages[min(known, key=lambda other: abs(other - size_class))]
-                return near.ms + (output_tokens * self.per_token.ms if averages is self.first_token else 0.0)
+                return near.ms + (output_tokens * self.ms_per_token if averages is self.first_token else 0.0)
         return None
 
     def peak_ms(self, stream: bool, size_class: int, now: float) -> float | None:
@@ -133,17 +140,16 @@ class Latency:
     def p95_ms(self) -> float | None:
         """What 95 % of the first tokens are faster than, over all sizes; None below `MIN_P95_SAMPLES`.
 
-        Within 12 % of the exact one if the samples in a bucket are spread evenly.
+        Within a bucket the samples are taken to be spread evenly: it is at most a bucket, 19 %, off.
         """
-        if self._counted < MIN_P95_SAMPLES:
+        counted = sum(self._counts)
+        if counted < MIN_P95_SAMPLES:
             return None
-        slower = self._counted * 0.05
-        bucket = _BUCKETS
-        while bucket:
-            bucket -= 1
-            count = self._counts[bucket]
+        slower = counted * 0.05
+        bucket = len(BUCKET_BOUNDS_MS)
+        for count in reversed(self._counts):
             if count >= slower:
-                octave, quarter = divmod(bucket, 4)
-                return float(2**octave) * (1 + (quarter + 1 - slower / count) / 4)
+                break
             slower -= count
-        return None
+            bucket -= 1
+        return exp2((bucket + 1 - slower / count) / 4)

@@ -1,11 +1,40 @@
-"""The strategies: which of several places to try next. (Being written; the signatures stand.)"""
+"""The strategies: which of several places to try next, and how to explain it.
+
+Each is a function of the options (never empty, already filtered: what is here may be called), the request's wish and a
+source of chance, and gives the index of its choice. Ties are drawn by weight, so nothing is first because it is listed
+first. What a strategy has not measured never counts against an option.
+
+`fastest`, `least_busy` and `balanced` rank by what they measure, and learn only about what they call: with a
+probability of `EXPLORE` they call any option, so that one which looked bad once is measured again. The others rank by
+what is written down, which does not go stale: an exploring call would only break a promise.
+"""
 
 from collections.abc import Callable, Sequence
+from hashlib import blake2b
+from math import inf, log
 
 import msgspec
 
+from potluck.model.price import nanousd_to_usd_text
 from potluck.model.resources import Strategy
+from potluck.policy.mix import DEFAULT_REQUEST
 from potluck.policy.standing import Option
+
+EXPLORE = 0.01
+COST_TIE = 1.001
+"""`cheapest`: a cost up to this many times the least one is the same"""
+TIME_TIE = 1.1
+"""`fastest`: a time up to this many times the best one is the same"""
+FLOOR_MS = 50.0
+"""differences below this are noise: `balanced` and prefix affinity see nothing faster"""
+FREE_COST_SHARE = 0.5
+"""`balanced`: what costs nothing counts as this share of the least cost there is"""
+DEAREST = 10.0
+"""`balanced`: no cost counts as more than this many times the least one, nor does an unknown one"""
+FLOOR_FREE = 0.01
+"""`balanced`: a full place counts as this free"""
+FLOOR_COST_SHARE = 0.01
+"""prefix affinity: what costs less than this share of the dearest option counts as that"""
 
 Random = Callable[[], float]
 """uniform in [0, 1)"""
@@ -21,7 +50,7 @@ class Wish:
         self,
         stream: bool = False,
         size_class: int = 0,
-        output_tokens: float = 250,
+        output_tokens: float = DEFAULT_REQUEST.output_tokens,
         subject: str = "",
         now: float = 0.0,
     ) -> None:
@@ -37,26 +66,267 @@ class Wish:
 
 
 class Score(msgspec.Struct, frozen=True):
-    """The number that ranked an option, for people."""
+    """The number that ranked an option, and the same in words."""
 
     value: float
     unit: str
+    """`tier`, `weight`, `nano-USD`, `ms`, `load` (calls per slot, this one included), `share` (of the draws)"""
     text: str
 
 
-PICK: dict[Strategy, Pick] = {}
+def _priority(options: Sequence[Option], _wish: Wish, random: Random) -> int:
+    """The lowest tier; within it, a draw by weight."""
+    chosen = total = 0
+    tier = options[0].priority
+    for index, option in enumerate(options):
+        if option.priority > tier:
+            continue
+        if option.priority < tier:
+            tier = option.priority
+            total = 0
+        weight = option.weight
+        total += weight
+        if total == weight or random() * total < weight:
+            chosen = index
+    return chosen
+
+
+def _weighted(options: Sequence[Option], wish: Wish, random: Random) -> int:
+    """A draw by weight. With a subject no chance: the split below."""
+    if wish.subject:
+        return _split(options, wish.subject)
+    chosen = total = 0
+    for index, option in enumerate(options):
+        weight = option.weight
+        total += weight
+        if total == weight or random() * total < weight:
+            chosen = index
+    return chosen
+
+
+def _split(options: Sequence[Option], subject: str) -> int:
+    """Weighted rendezvous hashing: each option has its own number for the subject, the least of -ln(number) / weight
+    wins. When an option is gone only its own subjects move, over the others by weight."""
+    chosen, least = 0, inf
+    seed = blake2b(subject.encode("utf-8", "surrogatepass") + b"\0", digest_size=6)
+    for index, option in enumerate(options):
+        number = seed.copy()
+        number.update(option.name.encode())
+        length = -log((int.from_bytes(number.digest(), "big") + 0.5) / 2**48) / option.weight
+        if length < least:
+            chosen, least = index, length
+    return chosen
+
+
+def _cheapest(options: Sequence[Option], _wish: Wish, random: Random) -> int:
+    """The least expected cost; an unknown one comes last."""
+    least = inf
+    for option in options:
+        if option.cost < least:
+            least = option.cost
+    limit = least * COST_TIE
+    chosen = total = 0
+    for index, option in enumerate(options):
+        if option.cost <= limit:
+            weight = option.weight
+            total += weight
+            if total == weight or random() * total < weight:
+                chosen = index
+    return chosen
+
+
+def _fastest(options: Sequence[Option], wish: Wish, random: Random) -> int:
+    """The least expected time; an unknown one counts as the best known, so that it is tried."""
+    if random() < EXPLORE:
+        return int(random() * len(options))
+    stream, size_class, output_tokens = wish.stream, wish.size_class, wish.output_tokens
+    times = [option.standing.latency.expected_ms(stream, size_class, output_tokens) for option in options]
+    best = inf
+    for ms in times:
+        if ms is not None and ms < best:
+            best = ms
+    limit = best * TIME_TIE
+    chosen = total = 0
+    for index, ms in enumerate(times):
+        if ms is None or ms <= limit:
+            weight = options[index].weight
+            total += weight
+            if total == weight or random() * total < weight:
+                chosen = index
+    return chosen
+
+
+def _least_busy(options: Sequence[Option], wish: Wish, random: Random) -> int:
+    """Power of two choices: of two drawn at random the one with the lower (in flight + 1) / slots, times its recent
+    peak time if both have one. Looking at all would send every call of a burst to the same one."""
+    count = len(options)
+    if count == 1 or random() < EXPLORE:
+        return int(random() * count)
+    first = int(random() * count)
+    second = int(random() * (count - 1))
+    if second >= first:
+        second += 1
+    one, other = options[first], options[second]
+    burden = (one.standing.in_flight + 1) * other.slots
+    rival = (other.standing.in_flight + 1) * one.slots
+    stream, size_class, now = wish.stream, wish.size_class, wish.now
+    peak_ms = one.standing.latency.peak_ms(stream, size_class, now)
+    rival_peak_ms = other.standing.latency.peak_ms(stream, size_class, now)
+    if peak_ms is not None and rival_peak_ms is not None:
+        return second if rival * rival_peak_ms < burden * peak_ms else first
+    return second if rival < burden else first
+
+
+def _balanced(options: Sequence[Option], wish: Wish, random: Random) -> int:
+    """A draw by free / (cost² × time): twice the price gets a quarter, twice the time a half, half full a half.
+
+    Cost is the expected one within `FREE_COST_SHARE` and `DEAREST` times the least above zero; time is the expected
+    one, `FLOOR_MS` or more, the best known where unknown; free is the share of slots that are, `FLOOR_FREE` or more.
+    """
+    if random() < EXPLORE:
+        return int(random() * len(options))
+    chosen, total = 0, 0.0
+    for index, pull in enumerate(_pulls(options, wish)):
+        total += pull
+        if random() * total < pull:
+            chosen = index
+    return chosen
+
+
+def _pulls(options: Sequence[Option], wish: Wish) -> list[float]:
+    """What `balanced` draws by; each above zero."""
+    stream, size_class, output_tokens = wish.stream, wish.size_class, wish.output_tokens
+    least, best = inf, inf
+    pulls = []
+    for option in options:
+        if 0 < option.cost < least:
+            least = option.cost
+        ms = option.standing.latency.expected_ms(stream, size_class, output_tokens)
+        if ms is None:
+            pulls.append(0.0)
+            continue
+        if ms < FLOOR_MS:
+            ms = FLOOR_MS
+        if ms < best:
+            best = ms
+        pulls.append(1 / ms)
+    for index, option in enumerate(options):
+        cost = option.cost
+        cheapness = least / cost if 0 < cost < inf else 1 / FREE_COST_SHARE if cost <= 0 else 0.0
+        if cheapness < 1 / DEAREST:
+            cheapness = 1 / DEAREST
+        free = 1 - option.standing.in_flight / option.slots
+        if free < FLOOR_FREE:
+            free = FLOOR_FREE
+        pulls[index] = (pulls[index] or (1 / best if best < inf else 1.0)) * cheapness * cheapness * free
+    return pulls
+
+
+PICK: dict[Strategy, Pick] = {
+    "priority": _priority,
+    "weighted": _weighted,
+    "cheapest": _cheapest,
+    "fastest": _fastest,
+    "least_busy": _least_busy,
+    "balanced": _balanced,
+}
 
 
 def order(strategy: Strategy, options: Sequence[Option], wish: Wish, random: Random) -> list[int]:
     """All indices in the order in which they would be tried if each failed in turn."""
-    raise NotImplementedError
+    pick = PICK[strategy]
+    left = list(options)
+    indices = list(range(len(left)))
+    ordered = []
+    while left:
+        index = pick(left, wish, random)
+        del left[index]
+        ordered.append(indices.pop(index))
+    return ordered
 
 
 def score(strategy: Strategy, options: Sequence[Option], index: int, wish: Wish) -> Score:
-    """The number that ranks `options[index]` among `options`."""
-    raise NotImplementedError
+    """The number that ranks `options[index]` among `options`; lower is better but for weights and shares."""
+    option = options[index]
+    if strategy == "priority":
+        return Score(option.priority, "tier", f"tier {option.priority}")
+    if strategy == "weighted":
+        total = sum(each.weight for each in options)
+        return Score(option.weight, "weight", f"weight {option.weight} of {total}")
+    if strategy == "cheapest":
+        return Score(option.cost, "nano-USD", _cost_text(option))
+    if strategy == "fastest":
+        return Score(_times(options, wish)[index], "ms", _time_text(option, wish))
+    if strategy == "least_busy":
+        peak_ms = option.standing.latency.peak_ms(wish.stream, wish.size_class, wish.now)
+        peak = "" if peak_ms is None else f", {peak_ms:.0f} ms at worst of late"
+        return Score((option.standing.in_flight + 1) / option.slots, "load", _busy_text(option) + peak)
+    pulls = _pulls(options, wish)
+    share = pulls[index] / sum(pulls)
+    parts = f"{_cost_text(option)}, {_time_text(option, wish)}, {_busy_text(option)}"
+    return Score(share, "share", f"{100 * share:.0f} % of the draws: {parts}")
 
 
 def stays(strategy: Strategy, options: Sequence[Option], sticky: int, wish: Wish, tolerance: float) -> tuple[bool, str]:
-    """Whether a request stays with `options[sticky]`, whose prompt cache is warm, and what that costs, in words."""
-    raise NotImplementedError
+    """Whether a request stays with `options[sticky]`, where its prompt's beginning is cached, and why, in words.
+
+    It does while its score is at most `tolerance` times the best one's. Best is never taken to be less than one slot,
+    `FLOOR_MS`, or `FLOOR_COST_SHARE` of the dearest option, so that small differences decide nothing. `priority` stays
+    within the lowest tier; `weighted` always, unless a subject's split says otherwise.
+    """
+    option = options[sticky]
+    if strategy == "priority":
+        tier = min(each.priority for each in options)
+        if option.priority == tier:
+            return True, f"in the best tier, {tier}"
+        return False, f"in tier {option.priority}, and tier {tier} can be had"
+    if strategy == "weighted":
+        if wish.subject and _split(options, wish.subject) != sticky:
+            return False, "the split puts this request elsewhere"
+        return True, "staying costs nothing: weights have no best"
+    if strategy == "cheapest":
+        costs = [each.cost for each in options]
+        dearest = max((cost for cost in costs if cost < inf), default=inf)
+        return _worth(option.cost, max(min(costs), dearest * FLOOR_COST_SHARE), tolerance, "costs {} more")
+    if strategy == "fastest":
+        times = _times(options, wish)
+        return _worth(times[sticky], max(min(times), FLOOR_MS), tolerance, "takes {} longer")
+    if strategy == "least_busy":
+        peaks = [each.standing.latency.peak_ms(wish.stream, wish.size_class, wish.now) for each in options]
+        known = [max(peak, FLOOR_MS) for peak in peaks if peak is not None]
+        if len(known) < len(options):
+            known = [1.0] * len(options)
+        burdens = [(each.standing.in_flight + 1) / each.slots * ms for each, ms in zip(options, known, strict=True)]
+        best = max(min(burdens), known[sticky] / option.slots)
+        return _worth(burdens[sticky], best, tolerance, "is {} busier")
+    pulls = _pulls(options, wish)
+    return _worth(1 / pulls[sticky], 1 / max(pulls), tolerance, "scores {} worse")
+
+
+def _worth(own: float, best: float, tolerance: float, more: str) -> tuple[bool, str]:
+    if own <= best:
+        return True, "as good as the best"
+    if own == inf:
+        return False, "has no known price, and others have"
+    kept = f"kept up to {100 * (tolerance - 1):.0f} %"
+    return own <= tolerance * best, f"{more.format(f'{100 * (own / best - 1):.0f} %')} than the best; {kept}"
+
+
+def _times(options: Sequence[Option], wish: Wish) -> list[float]:
+    """Expected milliseconds, the best known where unknown, 0 where nothing is."""
+    times = [each.standing.latency.expected_ms(wish.stream, wish.size_class, wish.output_tokens) for each in options]
+    best = min((ms for ms in times if ms is not None), default=0.0)
+    return [best if ms is None else ms for ms in times]
+
+
+def _cost_text(option: Option) -> str:
+    return "no known price" if option.cost == inf else f"{nanousd_to_usd_text(round(option.cost))} USD expected"
+
+
+def _time_text(option: Option, wish: Wish) -> str:
+    ms = option.standing.latency.expected_ms(wish.stream, wish.size_class, wish.output_tokens)
+    return "not measured yet: counts as the best" if ms is None else f"{ms:.0f} ms expected"
+
+
+def _busy_text(option: Option) -> str:
+    return f"{option.standing.in_flight} of {option.slots} slots busy"
