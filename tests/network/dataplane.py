@@ -19,7 +19,7 @@ from uvicorn.server import ServerState
 from potluck.conformance.caller import Caller, encode_request
 from potluck.ledger.spool import Spool
 from potluck.model.price import Price
-from potluck.model.resources import Capability, Timeouts
+from potluck.model.resources import Capability, Route, Timeouts
 from potluck.model.secret import Secret
 from potluck.model.snapshot import CompiledKey, CompiledModel, CompiledTarget, Endpoint, Snapshot
 from potluck.model.usage import Intent, UsageRecord
@@ -159,37 +159,60 @@ class Gateway:
 
     # configuration
 
-    def add(
+    def add(self, model: str, base_url: str, *, upstream_model: str | None = None, **members: Any) -> None:
+        """A public model with one target at `base_url`."""
+        self.serve(model, self.target(base_url, upstream_model or model, id=f"tgt_{model}", **members))
+
+    def target(
         self,
-        model: str,
         base_url: str,
+        upstream_model: str,
         *,
-        upstream_model: str | None = None,
+        provider: str = "fake",
+        credential: str = "main",
         timeouts: Timeouts = PATIENT,
         price: Price | None = PRICE,
         **members: Any,
-    ) -> None:
-        """A public model with one target at `base_url`."""
+    ) -> CompiledTarget:
+        """One target by one credential."""
         parts = urlsplit(base_url)
-        name = upstream_model or model
-        target = CompiledTarget(
-            id=f"tgt_{model}",
-            name=f"fake/{name}",
-            provider_id="prv_fake",
-            provider="fake",
-            credential_id="crd_fake",
-            upstream="pool",
-            endpoint=Endpoint(f"{parts.netloc} {timeouts}", parts.hostname or "", parts.port or 80, False, timeouts),
-            model_json=msgspec.json.encode(name),
-            heads=build_heads(base_url, Secret(UPSTREAM_KEY), CAPABILITIES),
-            price=price,
-            **{"own": False, "on_hangup": "cancel", "quirks": frozenset(), **members},
+        endpoint = Endpoint(
+            f"{provider} {parts.netloc} {timeouts}", parts.hostname or "", parts.port or 80, False, timeouts
         )
-        models = {
-            **self.snapshots.current.models,
-            model: CompiledModel(model, (target,), b'{"id":"%s"}' % name.encode()),
-        }
+        return CompiledTarget(
+            **{
+                "id": f"tgt_{provider}_{upstream_model}",
+                "name": f"{provider}/{upstream_model}",
+                "provider_id": f"prv_{provider}",
+                "provider": provider,
+                "credential_id": f"crd_{provider}_{credential}",
+                "credential": credential,
+                "upstream": "pool",
+                "endpoint": endpoint,
+                "model_json": msgspec.json.encode(upstream_model),
+                "heads": build_heads(base_url, Secret(UPSTREAM_KEY), CAPABILITIES),
+                "price": price,
+                "own": False,
+                "on_hangup": "cancel",
+                "quirks": frozenset(),
+                "place": f"{endpoint.key} {upstream_model}",
+                **members,
+            }
+        )
+
+    def serve(self, model: str, *targets: CompiledTarget) -> None:
+        """A public model with these targets, in this order of priority unless they say otherwise."""
+        models = {**self.snapshots.current.models}
+        if all(target.priority == 0 for target in targets):
+            places = list(dict.fromkeys(target.place for target in targets))
+            targets = tuple(msgspec.structs.replace(each, priority=places.index(each.place)) for each in targets)
+        models[model] = CompiledModel(model, targets, b'{"id":"%s"}' % model.encode())
         self.snapshots.swap(models=models)
+
+    def rule(self, name: str, **members: Any) -> None:
+        """A routing rule after those that are there."""
+        route = Route(id=f"rte_{name}", organisation_id="org_test", name=name, created_at_ms=0, **members)
+        self.snapshots.swap(routes=(*self.snapshots.current.routes, route))
 
     # looking
 

@@ -4,18 +4,20 @@
 
 Rules of this state machine
 - One exchange owns the request through all phases; what a phase decides is a value, not an exception.
-- Until the first content of an answer goes to the caller (`_content_sent`), a failed attempt is invisible: the next
-  target of the plan is tried, at most `max_attempts` of them. After it, never: the stream ends with an error event.
+- Until the first content of an answer goes to the caller (`_content_sent`), a failed attempt is invisible: the router
+  says what is called next (`routing.Router.next`), within the caps of `policy.retry` and the request's deadline. After
+  it, never silently: the stream ends with an error event, or goes on elsewhere, marked, where the caller allowed it.
 - An intent line is in the spool before the first upstream byte of an attempt, and the settlement before the last byte
   to the caller. Every planned exchange ends in `_settle`, exactly once, whatever happened.
+- Mostly one attempt runs at a time. A hedge is a second one beside it: the first to have content is the answer, the
+  other is cancelled and its cost recorded.
 - A caller's fault is never retried. A caller that hangs up cancels the upstream, unless its provider says `drain`.
-- A call that was cancelled or has ended never calls back: whatever arrives is the current attempt's.
 
 Longer than most files: it is the one state machine of the data plane, and its transitions are read together.
 """
 
+import asyncio
 import time
-import zlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -24,6 +26,7 @@ from potluck.model.resources import Capability
 from potluck.model.snapshot import CompiledKey, CompiledTarget
 from potluck.model.usage import (
     Answered,
+    AttemptKind,
     AttemptRecord,
     ErrorClass,
     Intent,
@@ -32,15 +35,16 @@ from potluck.model.usage import (
     TokenUsage,
     UsageRecord,
 )
-from potluck.policy.estimate import estimate_usage
-from potluck.policy.retry_after import parse_retry_after
-from potluck.ports import Call, Failure
-from potluck.providers.openai import classify_status, read_error
-from potluck.proxy import planning, verdict
+from potluck.policy import hedging
+from potluck.policy.latency import size_class
+from potluck.ports import Failure
+from potluck.proxy import verdict
 from potluck.proxy.answers import LAST_CHUNK, chunk, connection_field, stream_head
+from potluck.proxy.attempt import Attempt
 from potluck.proxy.own_answers import refuse
 from potluck.proxy.relay import Relay
-from potluck.wire.dialects.answer import MalformedAnswer, read_response
+from potluck.proxy.routing import MAX_FORMS, Candidates, LaneOption, Run
+from potluck.wire.dialects import resume
 from potluck.wire.dialects.envelope import (
     Envelope,
     decode_envelope,
@@ -56,14 +60,12 @@ if TYPE_CHECKING:
     from potluck.proxy.plane import Plane
 
 FOREVER = float("inf")
-PLANNED, CALLING, SETTLING, ENDED = range(4)
-PLAIN, STREAM, ERROR, WRONG_FORM = range(4)
+PLANNED, CALLING, WAITING, SETTLING, ENDED = range(5)
+"""an intent is on its way, a call runs, a pause before the next call, the record is on its way, over"""
 clock = time.monotonic
 clock_ns = time.monotonic_ns
 unix_s = time.time
 
-MAX_FORMS = 10_000
-"""intents kept encoded; more kinds than that at once, and all are made anew"""
 DONE_EVENT = b"data: [DONE]\n\n"
 
 
@@ -71,38 +73,34 @@ class Exchange:
     """One request. Made when its body is whole; ends by telling its connection `finished`."""
 
     __slots__ = (
-        "_attempt_n",
+        "_attempt",
         "_attempts",
-        "_call",
-        "_coding",
-        "_connected_us",
+        "_calls",
+        "_candidates",
         "_content_sent",
         "_control_fields",
         "_failures",
-        "_first_byte_us",
         "_first_content_us",
-        "_form",
         "_head_sent",
         "_last_out_at",
         "_late",
         "_minor",
-        "_parts",
+        "_own_usage",
         "_paused_at",
-        "_plan",
         "_read_us",
         "_record",
-        "_relay",
         "_response_bytes",
-        "_retry_after_s",
-        "_size_bytes",
-        "_start_us",
+        "_resumable",
+        "_rival",
+        "_run",
         "_started_us",
         "_state",
-        "_status",
-        "_target",
         "_then",
+        "_timer",
+        "_total_at",
         "_upstream_us",
         "_wants_keep_alive",
+        "_whole",
         "at_ms",
         "body",
         "capability",
@@ -137,19 +135,25 @@ class Exchange:
         self._wants_keep_alive = head.keep_alive
         self.deadline = FOREVER
         self.envelope: Envelope
+        self._candidates: Candidates
         self._state = PLANNED
-        self._attempt_n = 0
+        self._calls = 0
         self._attempts: list[AttemptRecord] = []
+        """those that are over and were not the answer"""
         self._failures: list[tuple[str, Failure]] = []
-        self._target: CompiledTarget
-        """of the current attempt; there from the first one on"""
-        self._call: Call | None = None
+        self._attempt: Attempt | None = None
+        """the one that runs, or ran last"""
+        self._rival: Attempt | None = None
+        """a hedge beside it"""
+        self._run: Run | None = None
+        self._timer: asyncio.TimerHandle | None = None
         self._response_bytes = 0
-        self._head_sent = self._content_sent = False
+        self._head_sent = self._content_sent = self._resumable = False
         self._late = False
         """the head went out with a comment, before target and attempts were known"""
         self._paused_at = 0.0
-        self._start_us = 0
+        self._own_usage: TokenUsage | None = None
+        """of the answering attempt, where the record's is the sum over several"""
         # moments in microseconds, 0 where not reached
         self._started_us = int(started_at * 1e6)
         self._first_content_us = self._upstream_us = 0
@@ -157,25 +161,31 @@ class Exchange:
     # --- admit, plan
 
     def start(self) -> None:
-        """Decode, resolve, plan, and begin the first attempt; or refuse."""
+        """Decode, find who may serve it, and begin the first attempt; or refuse."""
         plane, key = self.plane, self.key
+        router = plane.router
         try:
             self.envelope = envelope = decode_envelope(self.capability, self.body)
             if self._control_fields is not None:
                 read_control_fields(envelope, self._control_fields)
-            self._plan = plan = planning.plan(plane.snapshots.current, key, envelope)
+            self._candidates = candidates = router.candidates(key, envelope)
         except RequestError as error:
             self._refuse(error)
             return
         plane.snapshots.touch(key)
         plane.exchanges.add(self)
-        if not plan:
-            self._give_up(planning.none_left(plane.snapshots.current, key, envelope))
+        now = clock()
+        self._total_at = now + candidates.total_s
+        option = router.first(candidates, envelope, len(self.body), key, now)
+        if option is None:
+            self._give_up(router.none_left(candidates, envelope, now))
             return
         if envelope.stream:
-            self._last_out_at = clock()
-            self.deadline = self._last_out_at + plane.limits.keepalive_comment_s
-        self._try()
+            self._last_out_at = now
+            self._resumable = (
+                envelope.controls is not None and envelope.controls.resume == "allow" and not resume.why_not(envelope)
+            )
+        self._begin(option, "first")
 
     def _refuse(self, error: RequestError) -> None:
         connection = self.connection
@@ -185,43 +195,40 @@ class Exchange:
 
     # --- attempt: select, connect, send
 
-    def _try(self) -> None:
-        """Begin the next attempt: its intent first."""
-        self._attempt_n = n = self._attempt_n + 1
-        self._target = target = self._plan[n - 1]
-        self._state = PLANNED
-        self._relay: Relay | None = None
-        self._coding: zlib._Decompress | None = None
-        self._retry_after_s: float | None = None
-        self._parts: list[bytes] = []
-        self._size_bytes = self._status = 0
-        self._connected_us = self._first_byte_us = 0
+    def _begin(self, option: LaneOption, kind: AttemptKind, body: bytes | None = None) -> Attempt:
+        """Begin an attempt: its intent first."""
+        self._calls = n = self._calls + 1
+        attempt = Attempt(self, n, option, kind, body)
+        if kind == "hedge":
+            self._rival = attempt
+        else:
+            self._attempt = attempt
+            self._state = PLANNED
+        run = self._run
+        if run is not None:
+            run.called(option)
         plane, envelope = self.plane, self.envelope
         if n == 1 and not envelope.user and not envelope.tags:
-            if plane.forms_in is not plane.snapshots.current:
-                plane.forms_in, plane.intent_forms = plane.snapshots.current, {}
-            forms = plane.intent_forms
-            kind = (
-                self.key.id,
-                f"{target.id} {target.credential_id}",
-                self.capability,
-                envelope.model,
-                envelope.stream,
-            )
-            form = forms.get(kind)
+            forms, form_of = option.forms, (self.key.id, envelope.stream)
+            form = forms.get(form_of)
             if form is None:
                 if len(forms) >= MAX_FORMS:
                     forms.clear()
-                form = forms[kind] = IntentForm(self._intent(target, 0))
+                form = forms[form_of] = IntentForm(self._intent(attempt, 0))
             plane.recorder.intend_line(self.id, form.line(self.id, self.at_ms, len(self.body)), self._intended)
+        elif kind == "hedge":
+            plane.recorder.intend(
+                self._intent(attempt, len(self.body)), lambda written: self._rival_intended(attempt, written)
+            )
         else:
-            plane.recorder.intend(self._intent(target, len(self.body)), self._intended)
+            plane.recorder.intend(self._intent(attempt, len(self.body)), self._intended)
+        return attempt
 
-    def _intent(self, target: CompiledTarget, request_bytes: int) -> Intent:
-        envelope, key = self.envelope, self.key
+    def _intent(self, attempt: Attempt, request_bytes: int) -> Intent:
+        envelope, key, target = self.envelope, self.key, attempt.target
         return Intent(
             id=self.id,
-            n=self._attempt_n,
+            n=attempt.n,
             at_ms=self.at_ms,
             organisation_id=key.organisation_id,
             project_id=key.project_id,
@@ -233,6 +240,7 @@ class Exchange:
             provider_id=target.provider_id,
             credential_id=target.credential_id,
             stream=envelope.stream,
+            route=self._candidates.route.name,
             user=envelope.user,
             tags=envelope.tags,
             request_bytes=request_bytes,
@@ -243,10 +251,14 @@ class Exchange:
     def _intended(self, written: bool) -> None:
         if self._state != PLANNED:
             return
+        attempt = self._attempt
+        assert attempt is not None
         if self.connection is None:
-            self._settle("client_closed", 0, None)
+            self._hang_up()
             return
         if not written:
+            attempt.cancel("usage cannot be recorded")
+            self._release(attempt)
             error = RequestError("accounting_unavailable", "usage cannot be recorded: nothing was sent")
             if self._attempts:
                 self._give_up(error)
@@ -255,216 +267,131 @@ class Exchange:
                 self.plane.exchange_ended(self)
                 self._refuse(error)
             return
-        target = self._target
-        body = encode_upstream_body(self.envelope, target.model_json, target.quirks)
         self._state = CALLING
-        self._start_us = clock_ns() // 1000
-        self._call = self.plane.upstreams[target.upstream].open(target, target.heads[self.capability], body, self)
-
-    # --- the upstream's callbacks (ports.Sink)
-
-    def connected(self, *, reused: bool) -> None:  # noqa: ARG002 — the port's signature
-        self._connected_us = clock_ns() // 1000
-
-    def head(self, status: int, headers: dict[bytes, bytes]) -> None:
-        self._first_byte_us = clock_ns() // 1000
-        self._status = status
-        # these three are all that is read of an upstream's head; everything else in it stays behind
-        if b"content-encoding" in headers:
-            self._set_coding(headers[b"content-encoding"].strip().lower())
-        if b"retry-after" in headers:
-            self._retry_after_s = parse_retry_after(headers[b"retry-after"], unix_s())
-        if status != 200:
-            self._form = ERROR
-        elif not self.envelope.stream:
-            self._form = PLAIN
-        elif headers.get(b"content-type", b"")[:17].lower() == b"text/event-stream":
-            self._form = STREAM
-            target = self._target
-            self._relay = Relay(self.envelope, target.price, self.plane.limits.max_event_bytes)
+        candidates = self._candidates
+        if self.envelope.stream:
+            self._watch(attempt)
+            if candidates.hedge_budget is not None and not self._content_sent:
+                self._time_hedge(attempt)
         else:
-            self._form = WRONG_FORM
+            self.deadline = self._total_at
+            if candidates.hedge_budget is not None:
+                self._time_hedge(attempt)
+        attempt.open()
 
-    def data(self, data: bytes) -> None:
-        if self._state != CALLING:
-            # the answer was complete: what still comes only delays the connection
-            self._cancel("done")
+    def upstream_body(self, target: CompiledTarget) -> bytes:
+        """The request as it is sent to a target."""
+        return encode_upstream_body(self.envelope, target.model_json, target.quirks)
+
+    def make_relay(self, attempt: Attempt) -> Relay:
+        """What reads the attempt's stream."""
+        return Relay(self.envelope, attempt.target.price, self.plane.limits.max_event_bytes)
+
+    # --- a second attempt beside a late one
+
+    def _time_hedge(self, attempt: Attempt) -> None:
+        hedge = self._candidates.route.hedge
+        if hedge is None or self._timer is not None or self._rival is not None:
             return
-        if self._coding is not None:
-            try:
-                data = self._coding.decompress(data, self.plane.limits.max_inflated_bytes)
-            except zlib.error:
-                self._attempt_failed(
-                    Failure("target_down", "first_byte", "sent an answer that could not be decompressed")
-                )
-                return
-            if self._coding.unconsumed_tail:
-                self._attempt_failed(
-                    Failure("target_down", "first_byte", "sent an answer that inflates beyond measure")
-                )
-                return
-        relay = self._relay
-        if relay is None:
-            self._keep(data)
+        delay_ms = hedging.delay_ms(hedge, attempt.option.standing.latency)
+        if delay_ms is not None:
+            self._timer = self.plane.loop.call_later(delay_ms / 1000, self._hedge)
+
+    def _hedge(self) -> None:
+        """The first attempt is late: ask another target as well, if one is well and the budget has a call left."""
+        self._timer = None
+        if self._state != CALLING or self._content_sent or self._rival is not None or self.connection is None:
             return
-        out = relay.feed(data)
-        if relay.ordinary and self._content_sent:
-            self._send(out)
-        else:
-            self._forward(out)
+        option = self.plane.router.rival(
+            self._candidates, self._run_so_far(), self.envelope, len(self.body), self.key, clock()
+        )
+        if option is not None:
+            self._begin(option, "hedge")
 
-    def end(self) -> None:
-        if self._form == PLAIN and self._state == CALLING:
-            self._call = None
-            self._plain_ended(clean=True)
-        else:
-            self._ended(clean=True)
-
-    def end_by_close(self) -> None:
-        self._ended(clean=False)
-
-    def failed(self, failure: Failure) -> None:
-        self._call = None
-        if self._state != CALLING:
+    def _rival_intended(self, rival: Attempt, written: bool) -> None:
+        if rival.over:
             return
-        if self._status not in (0, 200):
-            self._error_ended()  # the status has said it: how its body ended is no news
-        else:
-            self._attempt_failed(failure)
-
-    # --- answers
-
-    def _set_coding(self, coding: bytes) -> None:
-        """We asked for identity; gzip and deflate are read all the same, anything else will not parse and fails so."""
-        if coding in (b"gzip", b"x-gzip", b"deflate"):
-            self._coding = zlib.decompressobj(47)  # either wrapper
-
-    def _keep(self, data: bytes) -> None:
-        self._size_bytes = size_bytes = self._size_bytes + len(data)
-        limits = self.plane.limits
-        if size_bytes <= limits.max_error_bytes or (self._form == PLAIN and size_bytes <= limits.max_answer_bytes):
-            self._parts.append(data)
-        elif self._form == PLAIN:
-            self._attempt_failed(Failure("target_down", "first_byte", "sent an answer larger than the limit"))
-        else:
-            self._cancel("enough of the error read")
-            self._ended(clean=True)
-
-    def _ended(self, *, clean: bool) -> None:
-        self._call = None
-        if self._state != CALLING:
+        if not written or self._state != CALLING:
+            rival.cancel("no longer wanted")
+            if self._rival is rival:
+                self._rival = None
             return
-        if self._form == STREAM:
-            relay = self._relay
-            assert relay is not None
-            out = relay.close()
-            relay.done = True
-            self._forward(out)
-        elif self._form == PLAIN:
-            self._plain_ended(clean=clean)
-        else:
-            self._error_ended()
+        if self.envelope.stream:
+            self._watch(rival)
+        rival.open()
 
-    def _plain_ended(self, *, clean: bool) -> None:
-        parts = self._parts
-        body = parts[0] if len(parts) == 1 else b"".join(parts)
-        try:
-            facts = read_response(self.capability, body, self.envelope.prompts)
-        except MalformedAnswer as error:
-            detail = f"sent an unreadable answer: {error}" if clean else "was cut off in the middle of its answer"
-            self._attempt_failed(Failure("target_down", "stream" if not clean else "first_byte", detail))
-            return
-        if facts.error is not None:
-            self._attempt_failed(verdict.of_error_object(facts.error, "in an answer of status 200"))
-            return
-        if facts.empty:
-            self._attempt_failed(Failure("target_down", "first_byte", "sent an empty answer"))
-            return
-        usage = facts.usage or estimate_usage(len(self.body), len(body))
-        body = facts.body
+    def _run_so_far(self) -> Run:
+        """What was tried so far, for the router; the attempt that runs is in it."""
+        run = self._run
+        if run is None:
+            run = self._run = Run(self._total_at)
+            assert self._attempt is not None
+            run.called(self._attempt.option)
+        return run
+
+    def _drop(self, loser: Attempt) -> None:
+        """A hedge is decided: the other one's call ends here, and what it cost is written down."""
+        usage = loser.usage_so_far()
+        loser.cancel("another target answered first")
+        self._release(loser)
+        if loser.start_us:
+            self._write_down(loser, "none", "another target answered first", "", usage)
+
+    def _wins(self, attempt: Attempt) -> None:
+        """This attempt is the answer; one that runs beside it is dropped."""
+        rival = self._rival
+        if rival is not None:
+            other = self._attempt if rival is attempt else rival
+            self._attempt, self._rival = attempt, None
+            if other is not None and not other.over:
+                self._drop(other)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    # --- what an attempt tells
+
+    def answered_whole(self, attempt: Attempt, body: bytes, usage: TokenUsage, finish_reason: str) -> None:
+        """A good answer that was not streamed."""
+        attempt.leave()
+        self._wins(attempt)
         self._response_bytes = len(body)
-        self._first_content_us = self._first_byte_us
-        self._parts = [body]
-        self._settle("ok", 200, usage, finish_reason=facts.finish_reason, then=self._send_plain)
+        self._first_content_us = attempt.first_byte_us
+        self._whole = body
+        self._succeeded(attempt, usage)
+        self._settle("ok", 200, usage, finish_reason=finish_reason, then=self._send_whole)
 
-    def _send_plain(self, written: bool) -> None:  # noqa: ARG002 — an answer that exists is delivered in any case
-        connection, target = self.connection, self._target
+    def _send_whole(self, written: bool) -> None:  # noqa: ARG002 — an answer that exists is delivered in any case
+        connection, attempt = self.connection, self._attempt
         if connection is not None:
+            assert attempt is not None
             record = self._record
-            fields = verdict.answer_fields(target, self._attempt_n, record.cost_nanousd, record.overhead_us)
-            connection.answer(200, self._parts[0], self.id, fields)
+            fields = verdict.answer_fields(
+                self._candidates, attempt.option, self._calls, record.cost_nanousd, record.overhead_us
+            )
+            connection.answer(200, self._whole, self.id, fields)
 
-    def _error_ended(self) -> None:
-        body = b"".join(self._parts)
-        if self._form == WRONG_FORM:
-            detail = "answered something else than the stream that was asked for"
-            self._attempt_failed(Failure("target_down", "first_byte", detail))
-            return
-        status = self._status
-        error_class = classify_status(status)
-        if error_class == "none":
-            error_class = "target_down"  # 201, 204, …: a success that is no answer
-        detail = f"answered HTTP {status}"
-        if error_class == "caller_fault":
-            detail = read_error(status, body, verdict.hidden_of(self._target, self.capability))
-        retry_after_s = self._retry_after_s
-        self._attempt_failed(Failure(error_class, "first_byte", detail, retry_after_s=retry_after_s, status=status))
-
-    def _forward(self, out: bytes) -> None:
-        """Some of a stream has come: send it, hold it, or end."""
-        relay = self._relay
-        assert relay is not None
-        tap = relay.tap
-        if relay.fault or tap.error is not None:
-            if self._content_sent and out:
-                self._send(out)  # what came before the fault, in the same read
-            if tap.error is not None:
-                self._attempt_failed(verdict.of_error_object(tap.error, "inside its stream"))
-            else:
-                detail = f"sent a malformed stream: {relay.fault}"
-                self._attempt_failed(Failure("target_down", "stream", detail, truncated=False))
-            return
-        if relay.done:
-            self._stream_ended(out)
-            return
-        if self._content_sent:
-            if out:
-                self._send(out)
-            return
-        relay.held += out
-        if tap.has_content or len(relay.held) > self.plane.limits.held_bytes:
-            self._commit()
-
-    def _commit(self) -> None:
+    def commit(self, attempt: Attempt, held: bytes) -> None:
         """The first content goes to the caller: from here on this attempt is the answer."""
-        relay = self._relay
-        assert relay is not None
-        self._content_sent = True
-        self._first_content_us = clock_ns() // 1000
-        held, relay.held = relay.held, b""
-        self._send(held)
+        self._wins(attempt)
+        attempt.committed = True
+        attempt.first_content_us = now_us = clock_ns() // 1000
+        if not self._content_sent:
+            self._content_sent = True
+            self._first_content_us = now_us
+            self.deadline = min(self._next_comment_at(), self._total_at)
+        self.send(held)
 
-    def _stream_ended(self, out: bytes) -> None:
-        relay = self._relay
-        assert relay is not None
-        tap = relay.tap
-        usage = tap.usage
-        if not tap.all_seen_finished:
-            if self._content_sent and out:
-                self._send(out)
-            detail = "ended its stream without a finish reason" if tap.chunks else "sent an empty stream"
-            self._attempt_failed(Failure("target_down", "stream" if tap.chunks else "first_byte", detail))
-            return
-        if tap.empty:
-            self._attempt_failed(Failure("target_down", "first_byte", "sent an empty answer"))
-            return
-        if usage is None:
-            usage = estimate_usage(len(self.body), tap.output_bytes)
-        last = relay.held + out
+    def answered_stream(self, attempt: Attempt, last: bytes, usage: TokenUsage, finish_reason: str) -> None:
+        """A stream came to its good end; `last` is what of it has not gone out yet."""
+        attempt.leave()
+        self._wins(attempt)
+        if not attempt.first_content_us:
+            attempt.first_content_us = clock_ns() // 1000
         if not self._first_content_us:
-            self._first_content_us = clock_ns() // 1000
+            self._first_content_us = attempt.first_content_us
         if self._late:
-            last += verdict.late_comment(self._target, self._attempt_n)
+            last += verdict.late_comment(attempt.target, self._calls)
         if self.capability != "responses":
             last += DONE_EVENT
         self._response_bytes += len(last)
@@ -472,11 +399,80 @@ class Exchange:
         def send(written: bool) -> None:  # noqa: ARG001 — an answer that exists is delivered in any case
             self._end_stream(last)
 
-        self._settle("ok", 200, usage, finish_reason=tap.finish_reason, then=send)
+        self._succeeded(attempt, usage)
+        self._settle("ok", 200, usage, finish_reason=finish_reason, then=send)
+
+    def _succeeded(self, attempt: Attempt, usage: TokenUsage) -> None:
+        """What the target and the project are like, for the requests to come."""
+        plane, candidates = self.plane, self._candidates
+        lane, latency = attempt.option.lane, attempt.option.standing.latency
+        lane.breaker.good += 1
+        now_us = clock_ns() // 1000
+        now = now_us / 1e6
+        if lane.troubled:
+            plane.registry.succeeded(lane, now)
+        if self.envelope.stream:
+            first_us, tokens = attempt.first_content_us, usage.output_tokens
+            per_token_ms = (now_us - first_us) / (tokens - 1) / 1000 if tokens > 1 else 0.0
+            latency.observe_stream(size_class(len(self.body)), (first_us - attempt.start_us) / 1000, per_token_ms, now)
+        else:
+            latency.observe_plain(size_class(len(self.body)), (now_us - attempt.start_us) / 1000, now)
+        candidates.mix.observe(usage)
+        if candidates.affinity is not None:
+            plane.router.answered(candidates, attempt.option, self.envelope, self.key, now)
+
+    def attempt_failed(self, attempt: Attempt, failure: Failure) -> None:
+        """An attempt is over without an answer: the next call, or an honest end."""
+        usage = attempt.usage_so_far() if attempt.committed else None
+        attempt.cancel(failure.detail)
+        now = clock()
+        self.plane.registry.failed(attempt.option.lane, failure, now)
+        run = self._run_so_far()
+        run.failed(attempt.option, failure)
+        self._write_down(attempt, failure.error_class, failure.detail, failure.phase, usage)
+        self._failures.append((attempt.target.name, failure))
+        if self.connection is None:
+            self._settle("client_closed", 0, self._attempts[-1].usage)
+            return
+        rival, self._rival = self._rival, None
+        if rival is not None:
+            if failure.error_class == "caller_fault":
+                self._drop(rival if attempt is not rival else self._other(rival))
+            else:
+                # the other one may still answer
+                if attempt is not rival:
+                    self._attempt = rival
+                return
+        if self._content_sent:
+            self._give_up(verdict.of_failures(self._failures))
+            return
+        following = None
+        if failure.error_class != "caller_fault":
+            following = self.plane.router.next(self._candidates, run, self.envelope, len(self.body), self.key, now)
+        if following is None:
+            waits = self.plane.router.parked_waits(self._candidates, run, now)
+            self._give_up(verdict.of_failures(self._failures, waits))
+        elif following.delay_s:
+            self._state = WAITING
+            self._timer = self.plane.loop.call_later(
+                following.delay_s, self._begin_later, following.option, following.kind
+            )
+        else:
+            self._begin(following.option, following.kind)
+
+    def _other(self, rival: Attempt) -> Attempt:
+        assert self._attempt is not None
+        return self._attempt if self._attempt is not rival else rival
+
+    def _begin_later(self, option: LaneOption, kind: AttemptKind) -> None:
+        self._timer = None
+        if self._state == WAITING:
+            self._begin(option, kind)
 
     # --- writing a stream to the caller
 
-    def _send(self, data: bytes) -> None:
+    def send(self, data: bytes) -> None:
+        """Some of the stream, in the caller's form."""
         connection = self.connection
         if connection is None:
             return  # draining: the record wants its end, nobody the bytes
@@ -492,11 +488,14 @@ class Exchange:
     def _stream_head(self) -> bytes:
         """The answer's head. Before the first content, target and attempts are not known yet and are left out."""
         self._head_sent = True
-        target = self._target
+        attempt = self._attempt
+        fields = b""
+        if self._content_sent and attempt is not None:
+            fields = verdict.stream_fields(self._candidates, attempt.option, self._calls)
         return stream_head(
             date=self.plane.date,
             request_id=self.id,
-            fields=verdict.stream_fields(target, self._attempt_n) if self._content_sent else b"",
+            fields=fields,
             connection=connection_field(self._minor, keep_alive=self._keeps_alive()),
             chunked=bool(self._minor),
         )
@@ -520,61 +519,19 @@ class Exchange:
 
     # --- the end of an attempt, and of the exchange
 
-    def _cancel(self, reason: str) -> None:
-        call, self._call = self._call, None
-        if call is not None:
-            call.cancel(reason)
+    def _write_down(
+        self, attempt: Attempt, error_class: ErrorClass, detail: str, phase: str, usage: TokenUsage | None
+    ) -> None:
+        """An attempt that was not the answer, for the record."""
+        now_us = clock_ns() // 1000
+        if attempt.start_us:
+            self._upstream_us += now_us - attempt.start_us
+        self._attempts.append(attempt.record(error_class, detail, phase, usage, now_us, self._started_us))
 
-    def _attempt_ended(self, error_class: ErrorClass, detail: str, usage: TokenUsage | None) -> None:
-        """Write down the current attempt; times are microseconds since the request's head was complete."""
-        target = self._target
-        price = target.price
-        now_us, started_us = clock_ns() // 1000, self._started_us
-        connected_us, first_byte_us = self._connected_us, self._first_byte_us
-        self._upstream_us += now_us - self._start_us
-        self._attempts.append(
-            AttemptRecord(
-                n=self._attempt_n,
-                target_id=target.id,
-                target=target.name,
-                provider_id=target.provider_id,
-                credential_id=target.credential_id,
-                error_class=error_class,
-                error=detail,
-                status=self._status,
-                start_us=self._start_us - started_us,
-                connected_us=connected_us - started_us if connected_us else -1,
-                first_byte_us=first_byte_us - started_us if first_byte_us else -1,
-                end_us=now_us - started_us,
-                usage=usage,
-                cost_nanousd=cost_nanousd(usage, price) if usage is not None and price is not None else None,
-                price_version=price.version if price is not None else "",
-            )
-        )
-
-    def _attempt_failed(self, failure: Failure) -> None:
-        """The current attempt is over without an answer: the next target, or an honest end."""
-        self._cancel(failure.detail)
-        target = self._target
-        self._attempt_ended(failure.error_class, failure.detail, self._usage_so_far() if self._content_sent else None)
-        self._failures.append((target.name, failure))
-        if self.connection is None:
-            self._settle("client_closed", 0, self._attempts[-1].usage)
-            return
-        may_go_on = not self._content_sent and failure.error_class != "caller_fault"
-        if may_go_on and self._attempt_n < min(len(self._plan), self.plane.limits.max_attempts):
-            self._try()
-            return
-        self._give_up(verdict.of_failures(self._failures))
-
-    def _usage_so_far(self) -> TokenUsage | None:
-        """What the stream said so far, else an estimate from lengths; None while nothing has gone out."""
-        if not self._status and (self._call is None or not self._call.sent):
-            return None
-        tap = self._relay.tap if self._relay is not None else None
-        if tap is not None and tap.usage is not None:
-            return tap.usage
-        return estimate_usage(len(self.body), tap.output_bytes if tap is not None else self._size_bytes)
+    def _release(self, attempt: Attempt) -> None:
+        """An attempt ended without a word on its target."""
+        if attempt.option.lane.troubled:
+            self.plane.registry.abandoned(attempt.option.lane)
 
     def _give_up(self, error: RequestError) -> None:
         """No answer, or a cut one: settle, then say so in the form that the caller can still read."""
@@ -585,7 +542,7 @@ class Exchange:
                 self._end_stream(encode_stream_error(error.code, error.message, self.id))
             elif self.connection is not None:
                 body = encode_error(error.code, error.message, self.id, param=error.param)
-                fields = verdict.error_fields(error, len(self._attempts))
+                fields = verdict.error_fields(error, self._calls)
                 self.connection.answer(error.status, body, self.id, fields)
 
         status = 200 if self._head_sent else error.status
@@ -604,31 +561,36 @@ class Exchange:
         """Write the record; `then` runs once it is in the spool, and sends the last byte."""
         self._state = SETTLING
         self.deadline = FOREVER
-        envelope, key = self.envelope, self.key
-        target = self._target if self._attempt_n else None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        envelope, key, attempt = self.envelope, self.key, self._attempt
+        target = attempt.target if attempt is not None else None
         now_us, started_us, first_content_us = clock_ns() // 1000, self._started_us, self._first_content_us
         attempts = self._attempts
         answered: Answered | None = None
         cost: int | None = None
         if outcome == "ok":
             assert target is not None
-            price, connected_us = target.price, self._connected_us or self._start_us
-            self._upstream_us += now_us - self._start_us
+            assert attempt is not None
+            price, start_us = target.price, attempt.start_us
+            self._upstream_us += now_us - start_us
             if price is not None and usage is not None:
-                cost = cost_nanousd(usage, price)
+                cost = cost_nanousd(self._own_usage or usage, price)
             answered = Answered(
-                self._attempt_n,
+                attempt.n,
                 target.credential_id,
-                self._start_us - started_us,
-                connected_us - started_us,
-                self._first_byte_us - started_us,
+                start_us - started_us,
+                (attempt.connected_us or start_us) - started_us,
+                attempt.first_byte_us - started_us,
                 now_us - started_us,
                 price.version if price is not None else "",
                 cost if attempts else None,
+                attempt.kind,
+                self._own_usage,
             )
         if attempts:
             cost = verdict.total_cost(attempts, cost)
-        read_us = self._read_us - started_us
         # by place, in the order of its fields: 27 keywords cost 0.7 µs, a fiftieth of a plain request
         self._record = record = UsageRecord(
             self.id,
@@ -641,7 +603,7 @@ class Exchange:
             "client_closed" if self.connection is None else outcome,  # outcome
             status,
             envelope.stream,
-            "",  # route
+            self._candidates.route.name,  # route
             envelope.user,
             envelope.tags,
             target.id if target is not None else "",  # target_id
@@ -655,10 +617,11 @@ class Exchange:
             answered,
             len(self.body),  # request_bytes
             self._response_bytes,
-            read_us,
+            self._read_us - started_us,  # read_us
             first_content_us - started_us if first_content_us else -1,  # first_content_us
             now_us - started_us,  # total_us
             now_us - self._read_us - self._upstream_us,  # overhead_us
+            self._candidates.plan,
         )
         self._then = then
         self.plane.recorder.settle(record, self._settled)
@@ -671,69 +634,113 @@ class Exchange:
         then, self._then = self._then, None  # it may be our own method: a cycle, which only the collector would free
         if then is not None:
             then(written)
+        self._attempt = None  # the same
 
     # --- the caller's side
 
     def caller_gone(self) -> None:
         """The caller hung up. The upstream is closed now, unless its provider bills on anyway and says `drain`."""
         self.connection = None
-        if self._state != CALLING:
+        state, attempt = self._state, self._attempt
+        if state not in (CALLING, WAITING):
             return  # before the call: `_intended` sees it; after it: the record is on its way
-        target = self._target
-        if target.on_hangup == "drain" and self._call is not None and self._call.sent:
-            if self._paused_at and self._call is not None:
-                self._call.resume()
-            self._paused_at = 0.0
-            self.deadline = clock() + self.plane.limits.drain_hangup_s
+        call = attempt.call if attempt is not None and self._rival is None else None
+        if call is None or not call.sent or attempt is None or attempt.target.on_hangup != "drain":
+            self._hang_up()
             return
-        self._hang_up()
+        if self._paused_at:
+            call.resume()
+        self._paused_at = 0.0
+        self.deadline = clock() + self.plane.limits.drain_hangup_s
 
     def _hang_up(self) -> None:
-        usage = self._usage_so_far()
-        self._cancel("the caller hung up")
-        self._attempt_ended("client_closed", "the caller hung up", usage)
+        usage = self._end_running("client_closed", "the caller hung up")
         self._settle("client_closed", 200 if self._head_sent else 0, usage)
+
+    def _end_running(self, error_class: ErrorClass, detail: str) -> TokenUsage | None:
+        """Cancel what runs and write it down; returns the usage of the last attempt that has any."""
+        last: TokenUsage | None = None
+        for attempt in (self._attempt, self._rival):
+            if attempt is None or attempt.over:
+                continue
+            usage = attempt.usage_so_far()
+            attempt.cancel(detail)
+            self._release(attempt)
+            if attempt.start_us:
+                self._write_down(attempt, error_class, detail, "", usage)
+                last = usage or last
+        self._rival = None
+        return last
 
     def caller_paused(self) -> None:
         """The caller's buffer is full: stop reading from the upstream."""
-        if self._call is not None and self._state == CALLING:
-            self._call.pause()
+        attempt = self._attempt
+        if self._state == CALLING and attempt is not None and attempt.call is not None:
+            attempt.call.pause()
             self._paused_at = clock()
             self.deadline = self._paused_at + self.plane.limits.caller_stall_s
 
     def caller_resumed(self) -> None:
         if self._paused_at:
             self._paused_at = 0.0
-            self.deadline = self._next_comment_at()
-            if self._call is not None:
-                self._call.resume()
+            self.deadline = min(self._next_comment_at(), self._total_at)
+            if self._attempt is not None and self._attempt.call is not None:
+                self._attempt.call.resume()
 
     # --- deadlines
+
+    def _watch(self, attempt: Attempt) -> None:
+        """A streaming attempt begins: it must have content in time."""
+        attempt.content_at = content_at = clock() + attempt.target.endpoint.timeouts.first_byte_s
+        comment_at = self._next_comment_at()
+        self.deadline = min(content_at, comment_at, self._total_at)
 
     def _next_comment_at(self) -> float:
         return self._last_out_at + self.plane.limits.keepalive_comment_s if self.envelope.stream else FOREVER
 
     def on_deadline(self, now: float) -> None:
-        """Swept: the drain after a hang-up is over, the caller takes nothing, or a silent stream needs a comment."""
-        if self._state not in (PLANNED, CALLING):
+        """Swept: a drain is over, the caller takes nothing, time is up, content is late, or silence needs a comment."""
+        if self._state not in (PLANNED, CALLING, WAITING):
             self.deadline = FOREVER
         elif self.connection is None:
             self._hang_up()
         elif self._paused_at:
             self.connection.abort()  # connection_lost tells us: caller_gone
             self.deadline = FOREVER
-        elif now < self._next_comment_at():
-            self.deadline = self._next_comment_at()
+        elif now >= self._total_at:
+            self._time_is_up()
+        elif self.envelope.stream:
+            if now >= self._next_comment_at():
+                self.send(encode_comment("still working"))
+            due = self._next_comment_at()
+            for attempt in (self._attempt, self._rival):
+                if attempt is None or attempt.over or attempt.committed or not attempt.content_at:
+                    continue
+                if now >= attempt.content_at:
+                    attempt.fail(Failure("target_slow", "first_byte", "sent no content in time", timeout=True))
+                    return  # what follows sets the next deadline; the other attempt is looked at then
+                due = min(due, attempt.content_at)
+            self.deadline = min(due, self._total_at)
         else:
-            self._send(encode_comment("still working"))
-            self.deadline = self._next_comment_at()
+            self.deadline = self._total_at
+
+    def _time_is_up(self) -> None:
+        """The request took longer than it may, over all its attempts."""
+        slow = Failure("target_slow", "stream", "the request took longer than allowed", timeout=True)
+        usage: TokenUsage | None = None
+        for attempt in (self._attempt, self._rival):
+            if attempt is not None and not attempt.over:
+                usage = attempt.usage_so_far() if attempt.committed else usage
+                attempt.cancel(slow.detail)
+                self._release(attempt)
+                self._write_down(attempt, "target_slow", slow.detail, slow.phase, usage)
+                self._failures.append((attempt.target.name, slow))
+        self._rival = None
+        self._give_up(RequestError("upstream_timeout", verdict.of_failures(self._failures).message))
 
     def shut_down(self) -> None:
         """The gateway's drain is over: end now, and honestly."""
-        if self._state not in (PLANNED, CALLING):
+        if self._state not in (PLANNED, CALLING, WAITING):
             return
-        usage = self._usage_so_far() if self._state == CALLING else None
-        self._cancel("the gateway is shutting down")
-        if self._state == CALLING:
-            self._attempt_ended("none", "the gateway shut down", usage)
+        self._end_running("none", "the gateway shut down")
         self._give_up(RequestError("overloaded", "the gateway shut down before the answer was complete"))

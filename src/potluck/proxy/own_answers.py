@@ -1,13 +1,13 @@
 """`/v1` endpoints that need no upstream: models, the calling key, the caller's own request records."""
 
-import difflib
 import time
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 import msgspec
 
-from potluck.model.snapshot import CompiledKey, CompiledModel, Snapshot
+from potluck.model.snapshot import CompiledKey
+from potluck.proxy import names
 from potluck.proxy.answers import retry_after
 from potluck.wire.dialects.openai_models import encode_model_list
 from potluck.wire.errors import RequestError, encode_error
@@ -26,28 +26,6 @@ def serves(path: bytes) -> bool:
     return path in (MODELS, KEY) or (path.startswith((MODEL, REQUEST)) and path not in (MODEL, REQUEST))
 
 
-def allowed(key: CompiledKey, model: str) -> bool:
-    """Whether the key may use the public model name or pin `model`."""
-    return key.models is None or model in key.models
-
-
-def resolve(snapshot: Snapshot, name: str) -> CompiledModel | None:
-    """The model behind a name that a caller used: a declared model or alias exactly, else a pin `provider/model`."""
-    return snapshot.models.get(name) or snapshot.pins.get(name)
-
-
-def not_found(snapshot: Snapshot, key: CompiledKey, name: str) -> RequestError:
-    """The 404 for an unknown model, with near matches among those that the key may use."""
-    names = [known for known in snapshot.models if allowed(key, known)]
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
-    hint = f"; did you mean {' or '.join(near)}?" if near else "; GET /v1/models lists what there is"
-    return RequestError("model_not_found", f"there is no model {name!r} here{hint}", param="model")
-
-
-def not_allowed(name: str) -> RequestError:
-    return RequestError("model_not_allowed", f"this API key may not use the model {name!r}", param="model")
-
-
 def answer(connection: "Connection", head: Head, key: CompiledKey) -> None:
     """Answer a request for which `serves` is true; the connection is told when it is finished."""
     plane = connection.plane
@@ -55,17 +33,17 @@ def answer(connection: "Connection", head: Head, key: CompiledKey) -> None:
     request_id = plane.ids.next()
     snapshot = plane.snapshots.current
     if path == MODELS:
-        cards = [model.card for model in snapshot.models.values() if allowed(key, model.name)]
+        cards = [model.card for model in snapshot.models.values() if names.allowed(key, model.name, model.alias_of)]
         connection.answer(200, encode_model_list(cards), request_id)
     elif path == KEY:
         connection.answer(200, _key_card(key), request_id)
     elif path.startswith(MODEL):
         name = unquote(path[len(MODEL) :].decode("latin-1"))
-        model = resolve(snapshot, name)
+        model = names.model_of(snapshot, name)
         if model is None:
-            refuse(connection, not_found(snapshot, key, name), request_id, key.id)
-        elif not allowed(key, name):
-            refuse(connection, not_allowed(name), request_id, key.id)
+            refuse(connection, names.not_found(snapshot, key, name), request_id, key.id)
+        elif not names.allowed(key, name, model.alias_of):
+            refuse(connection, names.not_allowed(name), request_id, key.id)
         else:
             connection.answer(200, model.card, request_id)
     else:

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from potluck.model.ids import RequestIds
-from potluck.model.usage import IntentForm
 from potluck.ports import Meter, Recorder, SnapshotSource, Upstream
 from potluck.proxy.answers import CLOSE, STATUS_LINES
 from potluck.proxy.limits import PlaneLimits
+from potluck.proxy.registry import Registry
+from potluck.proxy.routing import Router
 
 if TYPE_CHECKING:
     from potluck.proxy.exchange import Exchange
@@ -43,6 +44,7 @@ class Plane:
         limits: PlaneLimits | None = None,
         lookup: RequestLookup | None = None,
         allowed_hosts: frozenset[bytes] | None = None,
+        registry: Registry | None = None,
     ) -> None:
         self.loop = loop
         self.snapshots = snapshots
@@ -54,13 +56,12 @@ class Plane:
         self.allowed_hosts = allowed_hosts
         """names under which the control plane answers, in lower case; None: any. Rebinding needs a foreign name, so an
         address is always allowed, and no Host (HTTP/1.0) too"""
+        self.registry = registry or Registry()
+        self.router = Router(snapshots, self.registry, recorder.plan)
         self.ids = RequestIds()
         self.exchanges: set[Exchange] = set()
         self.connections: set[Connection] = set()
         self.guarded: set[GuardedHttp] = set()
-        self.intent_forms: dict[tuple[str, str, str, str, bool], IntentForm] = {}
-        """by key, target, endpoint, model and stream, as they are in the snapshot `forms_in`"""
-        self.forms_in = snapshots.current
         self.draining = False
         self.buffered_bytes = 0
         self.date = b""
@@ -143,6 +144,7 @@ class Plane:
         if second != self._date_at:
             self._date_at = second
             self.date = formatdate(second, usegmt=True).encode()
+        self.registry.sweep(now)
         for exchange in list(self.exchanges):
             if now >= exchange.deadline:
                 exchange.on_deadline(now)

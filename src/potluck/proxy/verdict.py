@@ -1,23 +1,20 @@
 """What the caller is told: pure functions from targets and failures to response fields and errors."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from potluck.model.price import NANOUSD_PER_USD
 from potluck.model.resources import Capability
 from potluck.model.snapshot import CompiledTarget
 from potluck.model.usage import AttemptRecord, Outcome
+from potluck.policy.retry import smallest_retry_after
 from potluck.ports import Failure
 from potluck.providers.openai import classify_error
 from potluck.proxy.answers import retry_after
 from potluck.wire.errors import RequestError
 from potluck.wire.sse import encode_comment
 
-ROUTE = b"default"
-"""the rule that applies while no routing rules exist: the model's targets in their order"""
-
-MAX_KEPT_FIELDS = 10_000
-_FIRST_TIME_FIELDS: dict[str, bytes] = {}
-"""by target name: the fields of an answer that came at the first attempt"""
+if TYPE_CHECKING:
+    from potluck.proxy.routing import Candidates, LaneOption
 
 _OUTCOMES: dict[str, Outcome] = {
     "upstream_error": "upstream_error",
@@ -32,29 +29,29 @@ _OUTCOMES: dict[str, Outcome] = {
 }
 
 
-def stream_fields(target: CompiledTarget, attempts: int) -> bytes:
-    """Potluck's response fields that are known when an answer begins."""
-    if attempts == 1:
-        fields = _FIRST_TIME_FIELDS.get(target.name)
-        if fields is not None:
-            return fields
+def stream_fields(candidates: "Candidates", option: "LaneOption", calls: int) -> bytes:
+    """Potluck's response fields that are known when an answer begins. `calls`: upstream calls made so far."""
+    if calls == 1 and option.first_fields:
+        return option.first_fields
     fields = b"x-potluck-target: %s\r\nx-potluck-route: %s\r\nx-potluck-cache: off\r\nx-potluck-attempts: %d\r\n" % (
-        target.name.encode(),
-        ROUTE,
-        attempts,
+        option.target.name.encode(),
+        candidates.route_field,
+        calls,
     )
-    if attempts == 1:
-        if len(_FIRST_TIME_FIELDS) >= MAX_KEPT_FIELDS:
-            _FIRST_TIME_FIELDS.clear()
-        _FIRST_TIME_FIELDS[target.name] = fields
+    if option.place.model not in candidates.own_models:
+        fields += b"x-potluck-model: %s\r\n" % option.place.model.encode()  # a fallback to another model
+    if calls == 1:
+        option.first_fields = fields
     return fields
 
 
-def answer_fields(target: CompiledTarget, attempts: int, cost: int | None, overhead_us: int) -> bytes:
+def answer_fields(
+    candidates: "Candidates", option: "LaneOption", calls: int, cost: int | None, overhead_us: int
+) -> bytes:
     """Potluck's response fields of a whole answer. No cost field when the target has no price."""
-    fields = _FIRST_TIME_FIELDS.get(target.name) if attempts == 1 else None
-    if fields is None:
-        fields = stream_fields(target, attempts)
+    fields = option.first_fields if calls == 1 else b""
+    if not fields:
+        fields = stream_fields(candidates, option, calls)
     if cost is None:
         return b"%sx-potluck-overhead-us: %d\r\n" % (fields, overhead_us)
     usd, nanousd = divmod(cost, NANOUSD_PER_USD)
@@ -103,19 +100,22 @@ def of_error_object(error: dict[str, Any], where: str) -> Failure:
     return Failure(error_class, "first_byte", f"reported an error {where}")
 
 
-def of_failures(failures: list[tuple[str, Failure]]) -> RequestError:
-    """What the caller is told when every allowed target failed: how many, and the class of each."""
+def of_failures(failures: list[tuple[str, Failure]], parked_waits_s: list[float] | None = None) -> RequestError:
+    """What the caller is told when every allowed target failed: how many, and the class of each.
+
+    `parked_waits_s`: of lanes that were not even called since they are parked; None: some were left for other reasons.
+    """
     last = failures[-1][1]
     if last.error_class == "caller_fault":
         code = "request_too_large" if last.status == 413 else "invalid_request"
         return RequestError(code, last.detail)
     classes = {failure.error_class for _, failure in failures}
     told = "; ".join(f"{name} {failure.detail} ({failure.error_class})" for name, failure in failures)
-    count = "the only target failed" if len(failures) == 1 else f"all {len(failures)} targets tried failed"
+    count = "the only call failed" if len(failures) == 1 else f"all {len(failures)} calls failed"
     message = f"{count}: {told}"
     if classes == {"key_limited"}:
-        waits = [failure.retry_after_s for _, failure in failures if failure.retry_after_s is not None]
-        return RequestError("upstream_rate_limited", message, retry_after_s=min(waits, default=1.0))
+        waits = [failure.retry_after_s for _, failure in failures] + [*(parked_waits_s or ())]
+        return RequestError("upstream_rate_limited", message, retry_after_s=smallest_retry_after(waits) or 1.0)
     if classes == {"target_slow"}:
         return RequestError("upstream_timeout", message)
     if last.truncated:

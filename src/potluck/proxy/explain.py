@@ -1,0 +1,97 @@
+"""A routing decision as data for people: each target in or out, with its reason and the number that ranked it.
+
+The same form stands in `potluck route explain`, in the records (`GET /v1/requests/{id}`) and in the console. Numbers
+are rounded, so that decisions which differ in nothing worth telling are one plan, written down once.
+"""
+
+from hashlib import blake2b
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from potluck.model.usage import PlanLine
+from potluck.policy.selection import Wish, score
+from potluck.proxy.registry import READY, STATES
+
+if TYPE_CHECKING:
+    from potluck.proxy.routing import Candidates, Group, LaneOption
+
+SIGNIFICANT = 2
+"""digits of the scores in a recorded plan"""
+
+
+class PlannedTarget(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One target by one credential."""
+
+    target: str
+    is_in: bool = msgspec.field(name="in")
+    why: str
+    """the number that ranked it in words, or why it is out"""
+    model: str = ""
+    credential: str = ""
+    group: int = 0
+    """places of a lower group are tried before those of a higher one"""
+    of: str = ""
+    """what the group is: `model`, `fallback gpt-4o-mini`"""
+    state: str = ""
+    """`closed`, `half_open`, `open` (tried after all others), `parked`, `dead` (not tried)"""
+    reason: str = ""
+    """why the state is not `closed`"""
+    score: float | None = None
+    """lower is better, but for weights"""
+    unit: str = ""
+
+
+class Plan(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What was considered for a request, in the order in which groups are tried."""
+
+    model: str
+    route: str
+    strategy: str
+    targets: list[PlannedTarget]
+
+
+def plan_of(candidates: "Candidates", wish: Wish, now: float, digits: int = 6) -> Plan:
+    """The decision as it stands now."""
+    found: list[PlannedTarget] = []
+    for number, group in enumerate(candidates.groups):
+        for index, place in enumerate(group.options):
+            found += [_planned(group, number, index, option, wish, now, digits) for option in place.lanes]
+    found += [PlannedTarget(name, False, reason) for name, reason in _left_out(candidates)]
+    return Plan(
+        candidates.model,
+        candidates.route.name,
+        candidates.groups[0].strategy if candidates.groups else candidates.route.strategy,
+        found,
+    )
+
+
+def plan_line(candidates: "Candidates", now: float) -> PlanLine:
+    """The decision as records refer to it, for an ordinary stream."""
+    wish = Wish(stream=True, output_tokens=candidates.output_tokens, now=now)
+    text = msgspec.json.encode(plan_of(candidates, wish, now, SIGNIFICANT))
+    return PlanLine(blake2b(text, digest_size=8).hexdigest(), msgspec.Raw(text))
+
+
+def _planned(
+    group: "Group", number: int, index: int, option: "LaneOption", wish: Wish, now: float, digits: int
+) -> PlannedTarget:
+    ranked = score(group.strategy, group.options, index, wish)
+    state = option.lane.state(now)
+    return PlannedTarget(
+        option.target.name,
+        True,
+        ranked.text,
+        option.place.model,
+        option.target.credential,
+        number,
+        group.why,
+        STATES[state],
+        option.lane.reason(now) if state != READY else "",
+        float(f"{ranked.value:.{digits}g}"),
+        ranked.unit,
+    )
+
+
+def _left_out(candidates: "Candidates") -> "dict[tuple[str, str], None]":
+    return dict.fromkeys((name, reason) for _, name, reason in candidates.left_out)

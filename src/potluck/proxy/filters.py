@@ -1,0 +1,67 @@
+"""Why a target may not serve a request: hard filters, each with its reason in words. Nothing here ranks.
+
+A caller can only tighten: its own filters come on top of its route's, its key's and its project's.
+"""
+
+from potluck.model.price import NANOUSD_PER_USD
+from potluck.model.resources import DataClass, RouteConstraints
+from potluck.model.snapshot import CompiledTarget
+from potluck.wire.dialects.controls import Controls
+
+OPENNESS: dict[str, int] = {"private": 0, "standard": 1, "open": 2}
+
+
+def why_not(target: CompiledTarget, capability: str, data_class: DataClass) -> str:
+    """Why a target cannot serve an endpoint for data of a class; empty: it can."""
+    if target.unroutable:
+        return target.unroutable
+    if capability not in target.heads:
+        return f"does not serve {capability}"
+    if data_class == "private" and not target.own:
+        return "data class private stays on own infrastructure"
+    return ""
+
+
+def barred_by_route(target: CompiledTarget, constraints: RouteConstraints) -> str:
+    """Why a route's constraints leave a target out; empty: they don't."""
+    names = _names(target)
+    if constraints.only is not None and names.isdisjoint(constraints.only):
+        return "not among the route's `only`"
+    if constraints.ignore is not None and not names.isdisjoint(constraints.ignore):
+        return "among the route's `ignore`"
+    if _dearer(target, constraints.max_price_input, constraints.max_price_output):
+        return "dearer than the route's `max_price`"
+    return ""
+
+
+def barred_by_caller(target: CompiledTarget, controls: Controls) -> str:
+    """Why the caller's own controls leave a target out; empty: they don't."""
+    names = _names(target)
+    if controls.only is not None and names.isdisjoint(controls.only):
+        return "not among the request's `only`"
+    if controls.ignore is not None and not names.isdisjoint(controls.ignore):
+        return "among the request's `ignore`"
+    bound = controls.max_price
+    if bound is not None and _dearer(target, _nanousd(bound.input), _nanousd(bound.output)):
+        return "dearer than the request's `max_price`"
+    return ""
+
+
+def _names(target: CompiledTarget) -> set[str]:
+    """What `only` and `ignore` may call a target: its provider's name, its own, and its kinds."""
+    return {target.provider, target.name, "provider", *(("own",) if target.own else ())}
+
+
+def _nanousd(usd: float | None) -> int | None:
+    return None if usd is None else int(usd * NANOUSD_PER_USD)
+
+
+def _dearer(target: CompiledTarget, input_limit: int | None, output_limit: int | None) -> bool:
+    if input_limit is None and output_limit is None:
+        return False
+    price = target.price
+    if price is None:
+        return True
+    return (input_limit is not None and price.input > input_limit) or (
+        output_limit is not None and price.output > output_limit
+    )

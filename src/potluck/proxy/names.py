@@ -1,0 +1,75 @@
+"""What a caller's model name stands for (`interfaces.md` §4, *Model names*), and who may use it.
+
+Tried in order: a declared model, an alias or what a provider offers, exactly · a route's name · the same without a
+suffix `:cheapest`, `:fastest` or `:own` · a pin `provider/upstream-model`.
+"""
+
+import difflib
+
+import msgspec
+
+from potluck.model.resources import Route
+from potluck.model.snapshot import CompiledKey, CompiledModel, Snapshot
+from potluck.wire.errors import RequestError
+
+SUFFIXES = ("cheapest", "fastest", "own")
+
+
+class Named(msgspec.Struct, frozen=True):
+    """What a name stands for."""
+
+    name: str
+    """without its suffix"""
+    models: tuple[CompiledModel, ...]
+    """one, or those that a route names"""
+    prefer: str | None = None
+    """the suffix"""
+    route: Route | None = None
+    """the route that was named"""
+
+
+def resolve(snapshot: Snapshot, name: str) -> Named | None:
+    """The models behind `name`; None: there is no such name."""
+    found = _exactly(snapshot, name)
+    if found is not None:
+        return found
+    base, colon, suffix = name.rpartition(":")
+    if colon and suffix in SUFFIXES:
+        found = _exactly(snapshot, base)
+        if found is not None:
+            return Named(base, found.models, suffix, found.route)
+    pin = snapshot.pins.get(name)
+    return Named(name, (pin,)) if pin is not None else None
+
+
+def model_of(snapshot: Snapshot, name: str) -> CompiledModel | None:
+    """The one model behind a name: declared, alias, offered, or a pin."""
+    return snapshot.models.get(name) or snapshot.pins.get(name)
+
+
+def _exactly(snapshot: Snapshot, name: str) -> Named | None:
+    model = snapshot.models.get(name)
+    if model is not None:
+        return Named(name, (model,))
+    for route in snapshot.routes:
+        if route.name == name:
+            models = [snapshot.models.get(each) or snapshot.pins.get(each) for each in route.match.models]
+            return Named(name, tuple(each for each in models if each is not None), None, route)
+    return None
+
+
+def allowed(key: CompiledKey, name: str, alias_of: str = "") -> bool:
+    """Whether the key may use a model by its public name, alias or pin; an alias is allowed with its model."""
+    return key.models is None or name in key.models or alias_of in key.models
+
+
+def not_found(snapshot: Snapshot, key: CompiledKey, name: str) -> RequestError:
+    """The 404 for an unknown model, with near matches among those that the key may use."""
+    names = [known for known, model in snapshot.models.items() if allowed(key, known, model.alias_of)]
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    hint = f"; did you mean {' or '.join(near)}?" if near else "; GET /v1/models lists what there is"
+    return RequestError("model_not_found", f"there is no model {name!r} here{hint}", param="model")
+
+
+def not_allowed(name: str) -> RequestError:
+    return RequestError("model_not_allowed", f"this API key may not use the model {name!r}", param="model")

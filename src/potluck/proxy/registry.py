@@ -1,0 +1,336 @@
+"""What is known about targets right now: breakers, parked and dead keys, latencies, calls in flight. No configuration.
+
+Rules
+- It outlives snapshots: state hangs on the *place* (endpoint and upstream model) and the credential, so the same target
+  under two models has one health, and one that moved to another address starts anew.
+- A *lane* is a place by one credential. 5xx, cuts and time-outs open the lane's breaker; 429 parks the lane (the key,
+  not the provider); 403 kills the lane; 401 and 402 kill the key, for all its lanes.
+- `impaired` is empty while every lane can be used: then nobody looks at a single one.
+- Only a breaker is ever passed over as the last way out; a parked or dead key would refuse for certain.
+"""
+
+import logging
+import random
+import time
+from collections.abc import Callable
+from typing import Literal
+
+import msgspec
+
+from potluck.model.resources import Hedge
+from potluck.model.snapshot import CompiledTarget, Snapshot
+from potluck.policy.affinity import PrefixIndex
+from potluck.policy.breaker import Breaker, BreakerView
+from potluck.policy.credentials import KeyHealth, Parking, kills_whole_key
+from potluck.policy.hedging import HedgeBudget
+from potluck.policy.mix import TokenMix
+from potluck.policy.standing import Standing
+from potluck.ports import Failure
+
+log = logging.getLogger("potluck.routing")
+
+READY, PROBE, OPEN, PARKED, DEAD = range(5)
+"""how a lane stands: free to use, free for one probe, not before others, and not at all (the last two)"""
+
+STATES = ("closed", "half_open", "open", "parked", "dead")
+State = Literal["closed", "half_open", "open", "parked", "dead"]
+
+TICK_S = 1.0
+MAX_PLACES = 50_000
+"""places remembered; beyond it, those that no snapshot has and nobody calls are forgotten"""
+
+
+class Lane:
+    """A place by one credential."""
+
+    __slots__ = (
+        "breaker",
+        "credential",
+        "credential_id",
+        "key",
+        "mark",
+        "parking",
+        "place",
+        "refused",
+        "target",
+        "troubled",
+    )
+
+    def __init__(self, target: CompiledTarget, key: KeyHealth, now: float) -> None:
+        self.place = target.place
+        self.target = target.name
+        self.credential_id = target.credential_id
+        self.credential = target.credential
+        self.breaker = Breaker(now)
+        self.parking = Parking()
+        self.mark = 0
+        """tells one secret of the credential from the next; not a secret"""
+        self.key = key
+        """shared with the credential's other lanes"""
+        self.refused = KeyHealth()
+        """this place refused the key (403)"""
+        self.troubled = False
+        """the next success has to be told, since something is held against the lane"""
+
+    def state(self, now: float) -> int:
+        """READY, PROBE, OPEN, PARKED or DEAD."""
+        for health in (self.key, self.refused):
+            if health.dead:
+                return PROBE if health.ready(now) else DEAD
+        if self.parking.parked(now):
+            return PARKED
+        breaker = self.breaker
+        if breaker.state == "closed":
+            return READY
+        return PROBE if breaker.ready(now) else OPEN
+
+    def retry_in_s(self, now: float) -> float:
+        """When it is worth asking again; 0: now."""
+        dead = [health.retry_at for health in (self.key, self.refused) if health.dead]
+        breaker = self.breaker
+        opens = breaker.retry_at if breaker.state != "closed" else 0.0
+        return max(0.0, max([*dead, self.parking.until, opens]) - now)
+
+    def reason(self, now: float) -> str:
+        """Why it is not simply ready, in words; empty: it is."""
+        for health in (self.key, self.refused):
+            if health.dead:
+                return f"credential {self.credential or 'none'!r} is dead: {health.detail}"
+        if self.parking.parked(now):
+            return f"parked for {self.parking.until - now:.0f} s more: {self.parking.detail}"
+        if self.breaker.state != "closed":
+            return f"breaker {self.breaker.state.replace('_', '-')}: {self.breaker.reason}"
+        return ""
+
+
+class LaneView(msgspec.Struct, frozen=True):
+    """One lane for people and metrics."""
+
+    target: str
+    credential_id: str | None
+    credential: str
+    state: State
+    reason: str
+    retry_in_s: float
+    breaker: BreakerView
+    in_flight: int
+    first_token_ms: float | None
+    p95_first_token_ms: float | None
+    ms_per_token: float | None
+    samples: int
+
+
+class Registry:
+    """All lanes and places that were ever used. Lives on one event loop."""
+
+    def __init__(self, uniform: Callable[[], float] = random.random) -> None:
+        self.random = uniform
+        self.lanes: dict[tuple[str, str | None], Lane] = {}
+        self.standings: dict[str, Standing] = {}
+        self.keys: dict[str, KeyHealth] = {}
+        """by credential id"""
+        self.mixes: dict[str, TokenMix] = {}
+        """by project id"""
+        self.hedges: dict[str, HedgeBudget] = {}
+        """by route id"""
+        self.prefixes = PrefixIndex()
+        self.impaired: set[Lane] = set()
+        """lanes that are not simply ready"""
+        self.version = 0
+        """rises whenever a lane becomes ready or ceases to be"""
+        self.opened = 0
+        """breakers that opened, ever"""
+        self.on_notice: Callable[[str, Lane, str], None] | None = None
+        """told of `target_down`, `target_up`, `credential_dead`, `credential_alive`, with the lane and the reason"""
+        self._ticked_at = 0.0
+
+    # --- where state is found
+
+    def lane(self, target: CompiledTarget) -> Lane:
+        """The target's lane, made when it is first asked for."""
+        name = (target.place, target.credential_id)
+        lane = self.lanes.get(name)
+        if lane is None:
+            key = KeyHealth()
+            if target.credential_id is not None:
+                key = self.keys.setdefault(target.credential_id, key)
+            lane = self.lanes[name] = Lane(target, key, time.monotonic())
+        lane.credential = target.credential
+        head = next(iter(target.heads.values()), None)
+        mark = hash(dict(head.headers).get("authorization", "")) if head is not None else lane.mark
+        if lane.mark not in (0, mark):
+            # the key was exchanged in place: what was held against the old one says nothing about the new one
+            for standing in (lane.key, lane.refused, lane.parking):
+                standing.clear()
+            self._review(lane, time.monotonic())
+        lane.mark = mark
+        return lane
+
+    def standing(self, place: str) -> Standing:
+        """The live numbers of a place."""
+        standing = self.standings.get(place)
+        if standing is None:
+            standing = self.standings[place] = Standing()
+        return standing
+
+    def mix(self, project_id: str) -> TokenMix:
+        """What a project's requests are like."""
+        mix = self.mixes.get(project_id)
+        if mix is None:
+            mix = self.mixes[project_id] = TokenMix(time.monotonic())
+        return mix
+
+    def hedge_budget(self, route_id: str, hedge: Hedge) -> HedgeBudget:
+        """The extra calls that a route may still make."""
+        budget = self.hedges.get(route_id)
+        if budget is None or budget.max_extra != hedge.max_extra:
+            budget = self.hedges[route_id] = HedgeBudget(hedge.max_extra)
+        return budget
+
+    # --- what happens to a lane
+
+    def begin(self, lane: Lane, now: float) -> None:
+        """A call goes out over a troubled lane: where only a probe may, this is it."""
+        for health in (lane.key, lane.refused):
+            if health.dead and health.ready(now):
+                health.begin_probe(now)
+        if lane.breaker.state != "closed" and lane.breaker.ready(now):
+            lane.breaker.begin_probe(now)
+
+    def abandoned(self, lane: Lane) -> None:
+        """A call ended without saying anything about the lane (the caller left, another answered first)."""
+        for health in (lane.key, lane.refused):
+            if health.dead:
+                health.probe_abandoned()
+        lane.breaker.probe_abandoned()
+
+    def succeeded(self, lane: Lane, now: float) -> None:
+        """A troubled lane answered: what was held against it is forgotten."""
+        was_dead, was_open = lane.key.dead or lane.refused.dead, lane.breaker.state != "closed"
+        lane.breaker.succeeded(now)
+        lane.parking.succeeded()
+        if was_dead:
+            lane.key.succeeded()
+            lane.refused.succeeded()
+        self._review(lane, now)
+        if was_dead:
+            self._notice("credential_alive", lane, "it is taken again")
+        elif was_open:
+            self._notice("target_up", lane, "it answers again")
+
+    def failed(self, lane: Lane, failure: Failure, now: float) -> None:
+        """A call over the lane ended badly."""
+        error_class, detail = failure.error_class, failure.detail
+        if error_class == "key_dead":
+            whole = kills_whole_key(failure.status) and lane.credential_id is not None
+            if (lane.key if whole else lane.refused).died(now, detail):
+                self._notice("credential_dead", lane, detail)
+            lane.breaker.probe_abandoned()
+        elif error_class == "key_limited":
+            lane.parking.park(now, failure.retry_after_s, detail)
+            self.abandoned(lane)
+        elif error_class in ("target_down", "target_slow"):
+            if lane.breaker.failed(now, error_class, detail, self.random):
+                self.opened += 1
+                self._notice("target_down", lane, lane.breaker.reason)
+        else:
+            self.abandoned(lane)
+            return
+        self._review(lane, now)
+
+    def _review(self, lane: Lane, now: float) -> None:
+        """Note whether the lane is simply ready, and whether anything is held against it at all."""
+        lane.troubled = bool(
+            lane.breaker.troubled or lane.parking.row or lane.parking.parked(now) or lane.key.dead or lane.refused.dead
+        )
+        if (lane.state(now) == READY) == (lane in self.impaired):
+            self.version += 1
+            if lane in self.impaired:
+                self.impaired.discard(lane)
+            else:
+                self.impaired.add(lane)
+        if lane.key.dead:
+            for other in self.lanes.values():  # a dead key is rare, and all its lanes have to know
+                if other.key is lane.key and other is not lane and other not in self.impaired:
+                    self.impaired.add(other)
+                    other.troubled = True
+
+    def clear(self, target: str | None = None, credential: str | None = None) -> int:
+        """Forget, by hand, what is held against lanes; returns against how many something was.
+
+        `target`: its name (`openai/gpt-4o-mini`) or None for all; `credential`: its name or id.
+        """
+        now, cleared = time.monotonic(), 0
+        for lane in self.lanes.values():
+            if not lane.troubled or (target is not None and lane.target != target):
+                continue
+            if credential is not None and credential not in (lane.credential, lane.credential_id):
+                continue
+            lane.breaker.clear(now)
+            lane.parking.clear()
+            lane.key.clear()
+            lane.refused.clear()
+            cleared += 1
+        for lane in self.lanes.values():
+            self._review(lane, now)
+        return cleared
+
+    def sweep(self, now: float) -> None:
+        """Let what is past be forgotten; called ten times a second, works once in one."""
+        if now - self._ticked_at < TICK_S:
+            return
+        self._ticked_at = now
+        for lane in self.lanes.values():
+            lane.breaker.tick(now)
+            if lane.troubled:
+                self._review(lane, now)
+        for mix in self.mixes.values():
+            mix.tick(now)
+
+    def forget(self, snapshot: Snapshot) -> None:
+        """Drop state of places and keys that the configuration no longer has, while there is too much of it."""
+        if len(self.lanes) <= MAX_PLACES:
+            return
+        wanted = {target.place for model in snapshot.models.values() for target in model.targets}
+        wanted |= {target.place for model in snapshot.pins.values() for target in model.targets}
+        for name, lane in list(self.lanes.items()):
+            standing = self.standings.get(name[0])
+            if name[0] not in wanted and not (standing is not None and standing.in_flight):
+                del self.lanes[name]
+                self.standings.pop(name[0], None)
+                self.impaired.discard(lane)
+
+    def _notice(self, event: str, lane: Lane, reason: str) -> None:
+        by = f" by credential {lane.credential!r}" if lane.credential else ""
+        if event in ("target_down", "credential_dead"):
+            log.warning("%s: %s%s is set aside: %s", event, lane.target, by, reason)
+        else:
+            log.info("%s: %s%s is back: %s", event, lane.target, by, reason)
+        if self.on_notice is not None:
+            self.on_notice(event, lane, reason)
+
+    # --- looking
+
+    def view(self, now: float | None = None) -> list[LaneView]:
+        """Every lane, the troubled ones first."""
+        now = time.monotonic() if now is None else now
+        lanes = sorted(self.lanes.values(), key=lambda lane: (not lane.troubled, lane.target, lane.credential))
+        return [self._view(lane, now) for lane in lanes]
+
+    def _view(self, lane: Lane, now: float) -> LaneView:
+        standing = self.standing(lane.place)
+        latency = standing.latency
+        return LaneView(
+            target=lane.target,
+            credential_id=lane.credential_id,
+            credential=lane.credential,
+            state=STATES[lane.state(now)],  # type: ignore[arg-type]
+            reason=lane.reason(now),
+            retry_in_s=round(lane.retry_in_s(now), 3),
+            breaker=lane.breaker.view(now),
+            in_flight=standing.in_flight,
+            first_token_ms=latency.expected_ms(True, 0, 0),
+            p95_first_token_ms=latency.p95_ms(),
+            ms_per_token=latency.ms_per_token or None,
+            samples=sum([each.samples for each in (*latency.first_token, *latency.whole)]),
+        )

@@ -1,0 +1,667 @@
+"""Which target a request goes to next. The router joins configuration (snapshot), live state (registry) and strategy.
+
+Candidates of one kind of request (who asks, for which endpoint and model, with which controls) are worked out once per
+snapshot and kept; a request then picks among them. Rules of picking:
+1. The request's model first, in the order of its route's strategy; then the route's fallbacks, in theirs.
+2. Lanes whose key is parked or dead are passed over; a place all of whose lanes are is left out.
+3. Places whose breakers are open come after all others, but they come: the last target standing is never removed.
+4. A half-open breaker, and a dead key once a minute, gets one call as its probe, in its ordinary turn.
+5. After a failure: another key of the same target (once, where the key was the matter), the next place, and only when
+   no other is left the same place again, after a pause, where `policy.retry` allows it.
+
+A plain request with nothing wrong anywhere and one group of targets takes the short way in `Router.first`.
+"""
+
+import re
+from collections.abc import Callable, Container
+from functools import lru_cache
+
+import msgspec
+
+from potluck.model.resources import Affinity, Route, RouteConstraints, RouteTimeouts, Timeouts
+from potluck.model.snapshot import CompiledKey, CompiledModel, CompiledTarget, Snapshot
+from potluck.model.usage import AttemptKind, IntentForm, PlanLine
+from potluck.policy import retry
+from potluck.policy.affinity import prefix_of
+from potluck.policy.hedging import HedgeBudget
+from potluck.policy.latency import size_class
+from potluck.policy.mix import TokenMix
+from potluck.policy.selection import PICK, Pick, Wish, stays
+from potluck.policy.standing import Option, Standing
+from potluck.ports import Failure, SnapshotSource
+from potluck.proxy import explain, filters, names
+from potluck.proxy.registry import OPEN, PARKED, PROBE, READY, Lane, Registry
+from potluck.wire.dialects.controls import Controls
+from potluck.wire.dialects.envelope import Envelope
+from potluck.wire.dialects.resume import goes_on
+from potluck.wire.errors import RequestError
+
+DEFAULT_ROUTE = Route(id="", organisation_id="", name="default", created_at_ms=0)
+"""applies where no rule does: the model's targets in their order"""
+
+MAX_KINDS = 10_000
+"""kinds of requests kept worked out; more than that at once, and all are made anew"""
+MAX_FORMS = 1_000
+"""intents kept encoded per lane"""
+REFRESH_S = 1.0
+"""how old expected costs and the recorded plan may be"""
+DEFAULT_TOTAL_S = Timeouts().total_s
+
+
+class LaneOption:
+    """One target by one credential, as a pool offers it."""
+
+    __slots__ = ("first_fields", "forms", "lane", "place", "standing", "target")
+
+    def __init__(self, target: CompiledTarget, lane: Lane, standing: Standing) -> None:
+        self.target = target
+        self.lane = lane
+        self.standing = standing
+        self.place: PlaceOption
+        self.forms: dict[tuple[str, bool], IntentForm] = {}
+        """encoded intents by key id and stream"""
+        self.first_fields: bytes = b""
+        """response fields of an answer at the first attempt"""
+
+
+class PlaceOption(Option):
+    """One target with its credentials."""
+
+    __slots__ = ("lanes", "model", "place")
+
+    def __init__(self, lanes: tuple[LaneOption, ...], model: str) -> None:
+        target = lanes[0].target
+        super().__init__(
+            lanes[0].standing,
+            target.name,
+            weight=target.weight,
+            priority=target.priority,
+            own=target.own,
+            slots=target.slots,
+        )
+        self.lanes = lanes
+        self.model = model
+        """the public model that it serves"""
+        self.place = target.place
+        for lane in lanes:
+            lane.place = self
+
+
+class Group:
+    """Places among which a strategy chooses; all of them come before those of the next group."""
+
+    __slots__ = ("options", "pick", "strategy", "why")
+
+    def __init__(self, options: list[PlaceOption], route: Route, why: str) -> None:
+        self.options = options
+        self.strategy = route.strategy
+        self.pick: Pick = PICK[route.strategy]
+        self.why = why
+        """`model`, `own first`, `fallback …`"""
+
+
+class Candidates:
+    """Everything that may serve one kind of request, and everything that may not, with the reason."""
+
+    __slots__ = (
+        "affinity",
+        "groups",
+        "hedge_budget",
+        "left_out",
+        "lone",
+        "mix",
+        "model",
+        "named",
+        "output_tokens",
+        "own_models",
+        "plan",
+        "route",
+        "route_field",
+        "stale_at",
+        "total_s",
+        "version",
+    )
+
+    def __init__(self, named: names.Named, route: Route, mix: TokenMix, hedge_budget: HedgeBudget | None) -> None:
+        self.named = named
+        self.model = named.name
+        self.own_models = {model.alias_of or model.name for model in named.models}
+        """public names that an answer may come from without being a fallback"""
+        self.route = route
+        self.route_field = route.name.encode()
+        self.mix = mix
+        self.hedge_budget = hedge_budget
+        self.affinity: Affinity | None = route.affinity
+        self.total_s = route.timeouts.total_s or DEFAULT_TOTAL_S
+        self.groups: list[Group] = []
+        self.left_out: list[tuple[CompiledTarget | None, str, str]] = []
+        """target or None, its name, the reason"""
+        self.lone: LaneOption | None = None
+        """there is no choice at all"""
+        self.plan = ""
+        """id of the plan in force"""
+        self.output_tokens = 0
+        """expected of an answer"""
+        self.stale_at = 0.0
+        self.version = -1
+
+    @property
+    def places(self) -> list[PlaceOption]:
+        """All that may serve, in groups' order."""
+        return [option for group in self.groups for option in group.options]
+
+
+class Run:
+    """What a request has tried so far; made when its first call fails or gets a rival."""
+
+    __slots__ = ("lanes", "last", "places", "rotated", "spent")
+
+    def __init__(self, deadline: float) -> None:
+        self.spent = retry.Spent(deadline)
+        self.lanes: set[LaneOption] = set()
+        self.places: dict[PlaceOption, LaneOption] = {}
+        """in the order of their first call, with the last lane used"""
+        self.rotated = False
+        """another key was tried at once already"""
+        self.last: tuple[LaneOption, Failure] | None = None
+
+    def called(self, option: LaneOption) -> None:
+        self.spent.called(option.place.place, option.target.credential_id)
+        self.lanes.add(option)
+        self.places[option.place] = option
+
+    def failed(self, option: LaneOption, failure: Failure) -> None:
+        self.last = (option, failure)
+        self.spent.failed(option.place.place, failure.error_class, failure.phase, failure.status, failure.retry_after_s)
+
+
+class Next(msgspec.Struct, frozen=True):
+    """The call to make next."""
+
+    option: LaneOption
+    kind: AttemptKind
+    delay_s: float = 0.0
+
+
+class Router:
+    """One per data plane."""
+
+    def __init__(self, snapshots: SnapshotSource, registry: Registry, on_plan: Callable[[PlanLine], None]) -> None:
+        self.snapshots = snapshots
+        self.registry = registry
+        self.on_plan = on_plan
+        self._kinds: dict[tuple[object, ...], Candidates] = {}
+        self._made_from: Snapshot | None = None
+        self._by_key = False
+        """some route looks at the calling key"""
+        self._wish = Wish()
+
+    # --- candidates
+
+    def candidates(self, key: CompiledKey, envelope: Envelope) -> Candidates:
+        """Who may serve the request. Raises RequestError: unknown model, not allowed, looser than the key's project."""
+        snapshot = self.snapshots.current
+        if snapshot is not self._made_from:
+            self._forget_kinds(snapshot)
+        scope = key.project_id if key.models is None and not self._by_key else key.id
+        controls = envelope.controls
+        kind: tuple[object, ...]
+        if controls is None:
+            kind = (scope, envelope.capability, envelope.model)
+        else:
+            kind = (scope, envelope.capability, envelope.model, *_routed_by(controls))
+        found = self._kinds.get(kind)
+        if found is None:
+            found = _Compiler(self, snapshot, key, envelope).compile()
+            if len(self._kinds) >= MAX_KINDS:
+                self._kinds.clear()
+            self._kinds[kind] = found
+        return found
+
+    def _forget_kinds(self, snapshot: Snapshot) -> None:
+        self._made_from = snapshot
+        self._kinds = {}
+        self._by_key = any(route.match.keys != ("*",) for route in snapshot.routes)
+        self.registry.forget(snapshot)
+
+    # --- picking
+
+    def first(
+        self, candidates: Candidates, envelope: Envelope, body_bytes: int, key: CompiledKey, now: float
+    ) -> LaneOption | None:
+        """The place for a request's first call; None: none is left, and `none_left` says why."""
+        if now >= candidates.stale_at or candidates.version != self.registry.version:
+            self.refresh(candidates, now)
+        if candidates.hedge_budget is not None:
+            candidates.hedge_budget.earned()
+        registry = self.registry
+        lone = candidates.lone
+        if lone is not None and not lone.lane.troubled:
+            return lone
+        wish = self._wish_of(candidates, envelope, body_bytes, key, now)
+        if registry.impaired:
+            return self._select(candidates, None, wish, now, self._prefix(candidates, envelope, key))
+        group = candidates.groups[0] if candidates.groups else None
+        if group is None:
+            return None
+        options = group.options
+        if len(options) == 1:
+            place = options[0]
+        elif candidates.affinity is not None:
+            place = self._sticky(candidates, group, options, wish, now, self._prefix(candidates, envelope, key))
+        else:
+            place = options[group.pick(options, wish, registry.random)]
+        lanes = place.lanes
+        return lanes[0] if len(lanes) == 1 else self._by_weight(lanes)
+
+    def next(
+        self, candidates: Candidates, run: Run, envelope: Envelope, body_bytes: int, key: CompiledKey, now: float
+    ) -> Next | None:
+        """The call after a failure; None: that was the last one allowed."""
+        spent = run.spent
+        if not spent.may_call(now):
+            return None
+        assert run.last is not None
+        place = run.last[0].place
+        if run.last[1].error_class in ("key_dead", "key_limited") and not run.rotated:
+            other = self._other_lane(place, run, now)
+            if other is not None:
+                run.rotated = True
+                return Next(other, "key")
+        if spent.targets < retry.MAX_TARGETS:
+            wish = self._wish_of(candidates, envelope, body_bytes, key, now)
+            chosen = self._select(candidates, run, wish, now, None)
+            if chosen is not None:
+                return Next(chosen, "next")
+        for place in run.places:
+            other = self._other_lane(place, run, now)
+            if other is not None:
+                return Next(other, "key")
+        for place, option in run.places.items():
+            if option.lane.state(now) <= OPEN:
+                delay_s = spent.again_after_s(place.place, now, self.registry.random)
+                if delay_s is not None:
+                    return Next(option, "same", delay_s)
+        return None
+
+    def rival(
+        self, candidates: Candidates, run: Run, envelope: Envelope, body_bytes: int, key: CompiledKey, now: float
+    ) -> LaneOption | None:
+        """A place to ask beside those in `run`, with nothing wrong with it; None: there is none, or no budget."""
+        budget, spent = candidates.hedge_budget, run.spent
+        if budget is None or not spent.may_call(now) or spent.targets >= retry.MAX_TARGETS:
+            return None
+        wish = self._wish_of(candidates, envelope, body_bytes, key, now)
+        for group in candidates.groups:
+            ready = [each for each in group.options if each not in run.places and self._lanes(each, now, READY)]
+            if ready:
+                place = ready[group.pick(ready, wish, self.registry.random)]
+                return self._by_weight(self._lanes(place, now, READY)) if budget.spend() else None
+        return None
+
+    def resumer(
+        self, candidates: Candidates, run: Run, envelope: Envelope, body_bytes: int, key: CompiledKey, now: float
+    ) -> LaneOption | None:
+        """A place of the same model that can go on from text; None: none is left."""
+        assert run.last is not None
+        if not run.spent.may_call(now) or run.spent.targets >= retry.MAX_TARGETS:
+            return None
+        model = run.last[0].place.model
+        wish = self._wish_of(candidates, envelope, body_bytes, key, now)
+        return self._select(
+            candidates,
+            run,
+            wish,
+            now,
+            None,
+            lambda each: each.model == model and goes_on(envelope, each.lanes[0].target.assistant_prefix),
+        )
+
+    def _wish_of(
+        self, candidates: Candidates, envelope: Envelope, body_bytes: int, key: CompiledKey, now: float
+    ) -> Wish:
+        wish = self._wish
+        wish.stream = envelope.stream
+        wish.size_class = size_class(body_bytes)
+        wish.now = now
+        wish.output_tokens = candidates.output_tokens
+        split = candidates.route.split_by
+        if split:
+            wish.subject = key.id if split == "key" else envelope.user or key.id
+        else:
+            wish.subject = ""
+        return wish
+
+    def _select(
+        self,
+        candidates: Candidates,
+        run: Run | None,
+        wish: Wish,
+        now: float,
+        prefix: int | None,
+        fits: Callable[[PlaceOption], bool] | None = None,
+    ) -> LaneOption | None:
+        """The general way: look at every lane; ready places first, then those with open breakers."""
+        tried: Container[PlaceOption] = run.places if run is not None else ()
+        for limit in (PROBE, OPEN):
+            for group in candidates.groups:
+                usable = [
+                    each
+                    for each in group.options
+                    if each not in tried and self._lanes(each, now, limit) and (fits is None or fits(each))
+                ]
+                if not usable:
+                    continue
+                if prefix is not None:
+                    place = self._sticky(candidates, group, usable, wish, now, prefix)
+                else:
+                    place = usable[group.pick(usable, wish, self.registry.random)]
+                return self._begun(self._by_weight(self._lanes(place, now, limit)), now)
+        return None
+
+    def _begun(self, option: LaneOption, now: float) -> LaneOption:
+        if option.lane.troubled:
+            self.registry.begin(option.lane, now)
+        return option
+
+    @staticmethod
+    def _lanes(place: PlaceOption, now: float, limit: int) -> list[LaneOption]:
+        """Those lanes of a place that stand no worse than `limit`."""
+        return [each for each in place.lanes if not each.lane.troubled or each.lane.state(now) <= limit]
+
+    def _other_lane(self, place: PlaceOption, run: Run, now: float) -> LaneOption | None:
+        rest = [
+            each
+            for each in self._lanes(place, now, PROBE)
+            if each not in run.lanes and run.spent.may_try(place.place, each.target.credential_id, now)
+        ]
+        return self._begun(self._by_weight(rest), now) if rest else None
+
+    def _by_weight(self, lanes: "tuple[LaneOption, ...] | list[LaneOption]") -> LaneOption:
+        """A lane drawn by its credential's weight."""
+        if len(lanes) == 1:
+            return lanes[0]
+        point = self.registry.random() * sum([each.target.credential_weight for each in lanes])
+        for each in lanes:
+            point -= each.target.credential_weight
+            if point < 0:
+                return each
+        return lanes[-1]
+
+    # --- prompt prefixes
+
+    def _prefix(self, candidates: Candidates, envelope: Envelope, key: CompiledKey) -> int | None:
+        if candidates.affinity is None:
+            return None
+        return prefix_of(key.project_id, _prompt(envelope))
+
+    def _sticky(
+        self,
+        candidates: Candidates,
+        group: Group,
+        options: list[PlaceOption],
+        wish: Wish,
+        now: float,
+        prefix: int | None,
+    ) -> PlaceOption:
+        """The place that had this prompt's beginning before, if staying is worth its price; else the strategy's."""
+        assert candidates.affinity is not None
+        warm = self.registry.prefixes.find(prefix, now) if prefix is not None else None
+        if warm is not None:
+            for index, option in enumerate(options):
+                if option.place == warm:
+                    if stays(group.strategy, options, index, wish, candidates.affinity.tolerance)[0]:
+                        return option
+                    break
+        return options[group.pick(options, wish, self.registry.random)]
+
+    def answered(
+        self, candidates: Candidates, option: LaneOption, envelope: Envelope, key: CompiledKey, now: float
+    ) -> None:
+        """A request with affinity was answered there: the next one with its beginning goes there too."""
+        affinity = candidates.affinity
+        if affinity is not None:
+            prefix = prefix_of(key.project_id, _prompt(envelope))
+            self.registry.prefixes.used(prefix, option.place.place, now, affinity.window_s)
+
+    # --- what is told
+
+    def refresh(self, candidates: Candidates, now: float) -> None:
+        """Expected costs and the plan that records refer to, as they are now."""
+        candidates.stale_at = now + REFRESH_S
+        candidates.version = self.registry.version
+        mix = candidates.mix
+        for group in candidates.groups:
+            for option in group.options:
+                option.cost = mix.expected_cost_nanousd(option.lanes[0].target.price)
+        candidates.output_tokens = mix.mean_request().output_tokens
+        line = explain.plan_line(candidates, now)
+        if line.id != candidates.plan:
+            candidates.plan = line.id
+            self.on_plan(line)
+
+    def none_left(self, candidates: Candidates, envelope: Envelope, now: float) -> RequestError:
+        """Why `first` found nothing: 400 when the model never could, 429 when all are parked, else 503 with reasons."""
+        places = candidates.places
+        if not places:
+            does = [target for target, _, _ in candidates.left_out if target is not None]
+            if does and all(envelope.capability not in target.heads for target in does):
+                message = f"the model {envelope.model!r} does not serve {envelope.capability}"
+                return RequestError("invalid_request", message, param="model")
+            reasons = dict.fromkeys(f"{name}: {reason}" for _, name, reason in candidates.left_out)
+            why = "; ".join(reasons) or "the model has none"
+            return RequestError("no_target_available", f"no target can serve this request ({why})")
+        lanes = [option.lane for place in places for option in place.lanes]
+        why = "; ".join(dict.fromkeys(f"{lane.target}: {lane.reason(now)}" for lane in lanes))
+        wait_s = min(lane.retry_in_s(now) for lane in lanes)
+        if all(lane.state(now) == PARKED for lane in lanes):
+            message = f"every allowed target has refused for rate and is given a rest ({why})"
+            return RequestError("upstream_rate_limited", message, retry_after_s=wait_s)
+        return RequestError("no_target_available", f"no target can serve this request ({why})", retry_after_s=wait_s)
+
+    def parked_waits(self, candidates: Candidates, run: Run | None, now: float) -> list[float] | None:
+        """How long the lanes that were not called stay parked, in seconds; None: some are not parked at all."""
+        waits = []
+        for place in candidates.places:
+            for option in place.lanes:
+                if run is not None and option in run.lanes:
+                    continue
+                if option.lane.state(now) != PARKED:
+                    return None
+                waits.append(option.lane.parking.until - now)
+        return waits
+
+
+class _Compiler:
+    """Works out the candidates of one kind of request."""
+
+    def __init__(self, router: Router, snapshot: Snapshot, key: CompiledKey, envelope: Envelope) -> None:
+        self.router = router
+        self.snapshot = snapshot
+        self.key = key
+        self.envelope = envelope
+        self.controls = envelope.controls or Controls()
+
+    def compile(self) -> Candidates:
+        snapshot, key, controls = self.snapshot, self.key, self.controls
+        asked = self.envelope.model
+        named = names.resolve(snapshot, asked)
+        if named is None:
+            raise names.not_found(snapshot, key, asked)
+        if not self._may_use(named):
+            raise names.not_allowed(asked)
+        self._check_class(controls)
+        route, also = self._route(named)
+        registry = self.router.registry
+        budget = registry.hedge_budget(route.id, route.hedge) if route.hedge is not None else None
+        made = Candidates(named, route, registry.mix(key.project_id), budget)
+        self._constraints = [route.constraints, *also]
+        self._data_class = min(
+            [
+                key.data_class,
+                *[each for each in (controls.data_class, *(c.data_class for c in self._constraints)) if each],
+            ],
+            key=filters.OPENNESS.__getitem__,
+        )
+        places: list[PlaceOption] = []
+        for model in named.models:
+            if named.route is None or names.allowed(key, model.name, model.alias_of):
+                places += self._places(model, made)
+        self._group(made, places, controls.prefer or named.prefer)
+        return self._finish(made)
+
+    def _may_use(self, named: names.Named) -> bool:
+        key = self.key
+        if key.models is None or named.name in key.models:
+            return True
+        return any(names.allowed(key, model.name, model.alias_of) for model in named.models)
+
+    def _check_class(self, controls: Controls) -> None:
+        wanted, most = controls.data_class, self.key.data_class
+        if wanted and filters.OPENNESS[wanted] > filters.OPENNESS[most]:
+            message = f"this key's project allows data class {most!r} at most"
+            raise RequestError("policy_denied", message, param="potluck.data_class")
+
+    # --- the rule
+
+    def _route(self, named: names.Named) -> tuple[Route, list[RouteConstraints]]:
+        """The rule to follow, and constraints that hold beside its own."""
+        own = next((each for each in self.snapshot.routes if self._matches(each, named)), DEFAULT_ROUTE)
+        asked = self.controls.route
+        if named.route is not None:
+            if not self._takes_caller(named.route):
+                raise RequestError(
+                    "policy_denied", f"this key may not use the route {named.route.name!r}", param="model"
+                )
+            return named.route, []
+        if asked is None or asked == own.name:
+            return own, []
+        wanted = next((each for each in self.snapshot.routes if each.name == asked), None)
+        if asked == DEFAULT_ROUTE.name:
+            wanted = DEFAULT_ROUTE
+        if wanted is None:
+            raise RequestError("invalid_request", f"there is no route {asked!r}", param="potluck.route")
+        if not self._matches(wanted, named):
+            message = f"the route {asked!r} does not take this key's requests for {named.name!r}"
+            raise RequestError("policy_denied", message, param="potluck.route")
+        # asking for another rule must not loosen what the usual one demands
+        return wanted, [own.constraints]
+
+    def _matches(self, route: Route, named: names.Named) -> bool:
+        if named.route is not None:
+            return route is named.route
+        called = {named.name, *(model.name for model in named.models), *(model.alias_of for model in named.models)}
+        return self._takes_caller(route) and any(
+            _like(pattern, name) for pattern in route.match.models for name in called
+        )
+
+    def _takes_caller(self, route: Route) -> bool:
+        match, key = route.match, self.key
+        return any(_like(pattern, key.project) for pattern in match.projects) and any(
+            _like(pattern, key.name) for pattern in match.keys
+        )
+
+    # --- places and groups
+
+    def _places(self, model: CompiledModel, made: Candidates) -> list[PlaceOption]:
+        """The model's targets that may serve; those that may not are noted with their reason."""
+        registry = self.router.registry
+        lanes: dict[str, list[LaneOption]] = {}
+        for compiled in model.targets:
+            reason = self._barred(compiled)
+            if reason:
+                made.left_out.append((compiled, compiled.name, reason))
+                continue
+            target = _with_timeouts(compiled, made.route.timeouts)
+            option = LaneOption(target, registry.lane(target), registry.standing(target.place))
+            lanes.setdefault(target.place, []).append(option)
+        return [PlaceOption(tuple(each), model.alias_of or model.name) for each in lanes.values()]
+
+    def _barred(self, target: CompiledTarget) -> str:
+        reason = filters.why_not(target, self.envelope.capability, self._data_class)
+        for constraints in self._constraints:
+            reason = reason or filters.barred_by_route(target, constraints)
+        return reason or filters.barred_by_caller(target, self.controls)
+
+    def _group(self, made: Candidates, places: list[PlaceOption], prefer: str | None) -> None:
+        """The model's own places by the strategy, what a fallback pattern holds back after them, then other models."""
+        route = made.route
+        if prefer is not None and prefer != "own":
+            route = msgspec.structs.replace(route, strategy=prefer)
+        later: list[tuple[list[PlaceOption], str]] = []
+        for entry in route.fallback:
+            if entry == "key:*":
+                later += [self._fallback(name, made) for name in self.key.model_order if name != made.model]
+            elif "*" in entry:
+                held = [place for place in places if _like(entry, place.name)]
+                if len(held) < len(places):  # all of them: there is nothing that they could come after
+                    places = [place for place in places if place not in held]
+                    later.append((held, f"fallback {entry}"))
+            else:
+                later.append(self._fallback(entry, made))
+        if prefer == "own":
+            own, others = [each for each in places if each.own], [each for each in places if not each.own]
+            later.insert(0, (others, "model, not own"))
+            places = own
+        seen: set[str] = set()
+        for options, why in [(places, "model"), *later]:
+            fresh = [each for each in options if each.place not in seen]
+            seen |= {each.place for each in fresh}
+            if fresh:
+                made.groups.append(Group(fresh, route, why))
+
+    def _fallback(self, name: str, made: Candidates) -> tuple[list[PlaceOption], str]:
+        why = f"fallback {name}"
+        model = names.model_of(self.snapshot, name)
+        if model is None:
+            made.left_out.append((None, name, "the route falls back to it, but there is no such model"))
+            return [], why
+        if not names.allowed(self.key, name, model.alias_of):
+            made.left_out.append((None, name, "the route falls back to it, but this key may not use it"))
+            return [], why
+        return self._places(model, made), why
+
+    def _finish(self, made: Candidates) -> Candidates:
+        places = made.places
+        if len(places) == 1 and len(places[0].lanes) == 1:
+            made.lone = places[0].lanes[0]
+        return made
+
+
+def _routed_by(controls: Controls) -> tuple[object, ...]:
+    """What of the controls decides on candidates."""
+    return (controls.route, controls.prefer, controls.only, controls.ignore, controls.max_price, controls.data_class)
+
+
+def _prompt(envelope: Envelope) -> bytes:
+    members = envelope.members
+    for name in ("messages", "prompt", "input"):
+        if name in members:
+            return bytes(memoryview(members[name])[:1024])
+    return b""
+
+
+def _with_timeouts(target: CompiledTarget, timeouts: RouteTimeouts) -> CompiledTarget:
+    """The target with the route's times in the place of its provider's, where the route has any."""
+    if timeouts == RouteTimeouts():
+        return target
+    own = target.endpoint.timeouts
+    mixed = Timeouts(
+        timeouts.connect_s or own.connect_s,
+        timeouts.first_token_s or own.first_byte_s,
+        timeouts.idle_s or own.idle_s,
+        timeouts.total_s or own.total_s,
+    )
+    return msgspec.structs.replace(target, endpoint=msgspec.structs.replace(target.endpoint, timeouts=mixed))
+
+
+@lru_cache(maxsize=10_000)
+def _pattern(pattern: str) -> re.Pattern[str]:
+    return re.compile(".*".join(re.escape(part) for part in pattern.split("*")))
+
+
+def _like(pattern: str, text: str) -> bool:
+    """Whether a name or a pattern with `*` names `text`."""
+    if "*" not in pattern:
+        return pattern == text
+    return _pattern(pattern).fullmatch(text) is not None
