@@ -1,8 +1,8 @@
 """How fast a place answers, learned from live traffic: averages per prompt size, recent peaks, and a p95.
 
-Each average counts the newest of n samples with a weight of `max(ALPHA, 2 / (n + 1), age / STALE_S)`, where `age` is the
-time since the sample before: at first a mean in which later samples count for more, so that one bad early sample is soon
-made up for; then a moving average; and after a silence of `STALE_S` the new sample alone. What was not measured is
+Each average counts the newest of n samples with a weight of `max(ALPHA, 2 / (n + 1), age / STALE_S)`, where `age` is
+the time since the sample before: at first a mean in which later samples count for more, so that one bad early sample is
+soon made up for; then a moving average; and after a silence of `STALE_S` the new sample alone. What was not measured is
 unknown (`None`), which is never slow.
 """
 
@@ -22,7 +22,7 @@ PEAK_DECAY_S = 10.0
 MIN_P95_SAMPLES = 20
 BUCKET_BOUNDS_MS = tuple(2.0 ** (step / 4) for step in range(1, 70))
 """of the histogram of first-token times: four to the octave, up to two and a half minutes"""
-HALVE_AT = 128
+HALVE_AT = 64
 """once a bucket holds this many samples all counts are halved, so that the last few hundred are what counts"""
 
 
@@ -60,7 +60,7 @@ class Average:
             weight = age_s / STALE_S if age_s < STALE_S else 1.0
         self.ms = average = self.ms + weight * (ms - self.ms)
         peak = self.peak_ms
-        if ms < peak:
+        if ms < peak and age_s > 0:
             peak = average + (peak - average) * exp(-age_s / PEAK_DECAY_S)
         self.peak_ms = max(ms, peak)
         return weight

@@ -158,14 +158,19 @@ def _fastest(options: Sequence[Option], wish: Wish, random: Random) -> int:
 
 def _least_busy(options: Sequence[Option], wish: Wish, random: Random) -> int:
     """Power of two choices: of two drawn at random the one with the lower (in flight + 1) / slots, times its recent
-    peak time if both have one. Looking at all would send every call of a burst to the same one."""
+    peak time if both have one; the first drawn if they are equal.
+
+    Looking at all would send every call of a burst to the one whose peak has just faded. The two are drawn by slots:
+    drawn alike, two small places would get a third of everything beside a large one, however full they are.
+    """
     count = len(options)
     if count == 1 or random() < EXPLORE:
         return int(random() * count)
-    first = int(random() * count)
-    second = int(random() * (count - 1))
-    if second >= first:
-        second += 1
+    slots = 0
+    for option in options:
+        slots += option.slots
+    first = _by_slots(options, random() * slots, -1)
+    second = _by_slots(options, random() * (slots - options[first].slots), first)
     one, other = options[first], options[second]
     burden = (one.standing.in_flight + 1) * other.slots
     rival = (other.standing.in_flight + 1) * one.slots
@@ -175,6 +180,18 @@ def _least_busy(options: Sequence[Option], wish: Wish, random: Random) -> int:
     if peak_ms is not None and rival_peak_ms is not None:
         return second if rival * rival_peak_ms < burden * peak_ms else first
     return second if rival < burden else first
+
+
+def _by_slots(options: Sequence[Option], point: float, skipped: int) -> int:
+    """The option in whose slots the point lies, when all but those of `skipped` are laid end to end."""
+    found = 0
+    for index, option in enumerate(options):
+        if index != skipped:
+            found = index
+            point -= option.slots
+            if point < 0:
+                break
+    return found
 
 
 def _balanced(options: Sequence[Option], wish: Wish, random: Random) -> int:
@@ -296,9 +313,10 @@ def stays(strategy: Strategy, options: Sequence[Option], sticky: int, wish: Wish
         known = [max(peak, FLOOR_MS) for peak in peaks if peak is not None]
         if len(known) < len(options):
             known = [1.0] * len(options)
-        burdens = [(each.standing.in_flight + 1) / each.slots * ms for each, ms in zip(options, known, strict=True)]
-        best = max(min(burdens), known[sticky] / option.slots)
-        return _worth(burdens[sticky], best, tolerance, "is {} busier")
+        slot = 1 / option.slots
+        loads = [max((each.standing.in_flight + 1) / each.slots, slot) for each in options]
+        burdens = [load * ms for load, ms in zip(loads, known, strict=True)]
+        return _worth(burdens[sticky], min(burdens), tolerance, "is {} busier")
     pulls = _pulls(options, wish)
     return _worth(1 / pulls[sticky], 1 / max(pulls), tolerance, "scores {} worse")
 
