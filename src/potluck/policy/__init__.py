@@ -1,6 +1,12 @@
 """Pure decisions and estimators: what to do, given what is known. Time and randomness are passed in.
 
-In here: `estimate.py` (token counts where a target gives none), `retry_after.py` (how long a target asks to be left
-alone). Expected outcomes are values, not exceptions.
-Never: I/O of any kind, a clock, a random source, logging; state is the caller's.
+In here, by what it answers:
+- which target: `selection.py`, from `standing.py`, `latency.py`, `mix.py` and `affinity.py`; `hedging.py` for a second;
+- which of them to leave alone: `breaker.py` (targets), `credentials.py` (keys that are parked or dead);
+- what after a failure: `retry.py`, `retry_after.py`;
+- how many tokens where a target gives none: `estimate.py`.
+
+Expected outcomes are values, not exceptions.
+Never: I/O of any kind, a clock, a random source, logging. State lives in the plain objects defined here and is owned
+by the caller; all of it on one event loop, so without locks.
 """
