@@ -7,6 +7,7 @@ Its server (build 11549, measured) …
   model chat on before a required call until its tokens are used up: where a call must come, the answer is bound to the
   form of one by a JSON schema, and `answers` makes a tool call of it;
 - takes `top_logprobs` 0 or absent for "no logprobs" or twenty;
+- goes on from a last message of role `assistant`, but from an empty one it begins with the word `assistant`: left out;
 - ignores `dimensions`, `echo`, `suffix` and `best_of`, and a JSON schema that is no object: refused, not half obeyed;
 - reads whatever it is given: 30 MB of prompt, or two million members that mean nothing to it, keep it from everyone
   else for a minute. What cannot fit is refused by its size, and members that it does not know are left out.
@@ -61,6 +62,7 @@ _TRUE = Raw(b"true")
 _ONE = Raw(b"1")
 _USAGE_ASKED = Raw(b'{"include_usage":true}')
 _NOTHING = (None, b"null", b"false", b'""', b"[]")
+_SILENT = frozenset((b"null", b'""', b"[]"))
 
 
 class Refused(Exception):  # noqa: N818 — a finding about a request, not a fault of ours
@@ -117,7 +119,14 @@ class _Tool(msgspec.Struct):
     function: _Function = _Function()
 
 
+class _Message(msgspec.Struct):
+    role: Raw = Raw(b"null")
+    content: Raw = Raw(b"null")
+    calls: Raw = msgspec.field(default=Raw(b"null"), name="tool_calls")
+
+
 _decode = msgspec.json.Decoder(_Asked).decode
+_decode_message = msgspec.json.Decoder(_Message).decode
 _decode_tool = msgspec.json.Decoder(_Tool).decode
 
 _KINDS: dict[str, Kind] = {"/chat/completions": "chat", "/completions": "completions", "/embeddings": "embeddings"}
@@ -201,6 +210,8 @@ def _too_large(param: str, what: str, size: int, most: int) -> Refused:
 
 
 def _mend_chat(asked: _Asked, members: dict[str, Raw], out: Prepared) -> None:
+    if "messages" in members:
+        members["messages"] = _without_empty_end(members["messages"])
     if asked.tool_choice == "none":
         members.pop("tools", None)
         members.pop("tool_choice")
@@ -214,6 +225,18 @@ def _mend_chat(asked: _Asked, members: dict[str, Raw], out: Prepared) -> None:
     if asked.logprobs is True and not asked.top_logprobs:
         members["top_logprobs"] = _ONE
         out.hide_top = True
+
+
+def _without_empty_end(messages: Raw) -> Raw:
+    """`messages` without a last one that is the assistant's and says nothing."""
+    try:
+        items = _decode_items(messages)
+        last = _decode_message(items[-1]) if len(items) > 1 else None
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):  # the engine's to refuse
+        return messages
+    if last is not None and bytes(last.role) == b'"assistant"' and {bytes(last.content), bytes(last.calls)} <= _SILENT:
+        return Raw(_encode(items[:-1]))
+    return messages
 
 
 def _mend_completions(asked: _Asked, members: dict[str, Raw], out: Prepared) -> None:
