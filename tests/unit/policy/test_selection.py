@@ -1,4 +1,7 @@
-"""Strategies: shares, ties, herds, starvation, splits, and what they say of themselves."""
+"""Strategies: shares, ties, herds, starvation, splits, and what they say of themselves.
+
+Long since each promise holds for six strategies, and shares are judged by one statistic in one place.
+"""
 
 import heapq
 import random
