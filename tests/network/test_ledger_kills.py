@@ -31,7 +31,8 @@ from potluck.ledger.importer_process import ImporterProcess
 from potluck.ledger.replay import replay
 from potluck.ledger.spool import Spool
 from potluck.model.ids import RequestIds
-from potluck.model.usage import Intent, TokenUsage, UsageRecord
+from potluck.model.usage import Intent, PlanLine, TokenUsage, UsageRecord
+import msgspec
 
 home, pace_s, file_bytes = Path(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3])
 
@@ -48,8 +49,10 @@ async def call(spool, request_id, hold):
     os.write(1, b"i %s\\n" % request_id.encode())
     await asyncio.sleep(hold * 0.05 if hold else 0)
     ended = loop.create_future()
-    spool.settle(UsageRecord(outcome="ok", status=200, usage=TokenUsage(7, 3), cost_nanousd=10, **fields(request_id)),
-                 ended.set_result)
+    plan = f"plan_{hold}"
+    spool.plan(PlanLine(plan, msgspec.Raw(b'{"strategy":"priority"}')))
+    spool.settle(UsageRecord(outcome="ok", status=200, usage=TokenUsage(7, 3), cost_nanousd=10, plan=plan,
+                             **fields(request_id)), ended.set_result)
     if await ended:
         os.write(1, b"s %s\\n" % request_id.encode())
 
@@ -205,6 +208,8 @@ def check(home: Path, told: Told) -> dict[str, str]:
     found = {str(row[0]): str(row[1]) for row in ask(home, "SELECT id, outcome FROM requests")}
     assert {name for name in told.delivered if found.get(name) != "ok"} == set(), "a delivered answer has no record"
     assert {name for name in told.begun if name not in found} == set(), "a call in flight was forgotten"
+    missing = ask(home, "SELECT id FROM requests WHERE plan <> '' AND plan NOT IN (SELECT id FROM plans)")
+    assert missing == [], "a record's plan was forgotten"
     ((requests, lost),) = ask(home, "SELECT sum(requests), sum(lost) FROM usage_hours")
     assert requests == len(found), "the hourly sums count something twice"
     assert lost == sum(outcome == "lost" for outcome in found.values()) == told.lost

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from potluck.ledger.importer import Importer
 from potluck.ledger.replay import replay
-from potluck.model.usage import AttemptRecord, Intent, RefusalCount, Settlement, TokenUsage, UsageRecord
+from potluck.ledger.reports import list_requests, request_detail
+from potluck.model.usage import AttemptRecord, Intent, PlanLine, RefusalCount, Settlement, TokenUsage, UsageRecord
 from potluck.store.schema import ensure_schema
 
 FIELDS: dict[str, Any] = {
@@ -34,8 +35,17 @@ def lines() -> list[bytes]:
     made: list[bytes] = []
     for n in range(3):
         attempts = (AttemptRecord(1, "tgt_1", "openai/small", "prv_1", error="ü", usage=TokenUsage(1, 2)),)
+        made.append(msgspec.json.encode(PlanLine(f"plan_{n}", msgspec.Raw('{"why":"ü","score":2.5}'.encode()))))
         made.append(msgspec.json.encode(Intent(id=f"req_{n}", n=1, **FIELDS)))
-        done = UsageRecord(id=f"req_{n}", outcome="ok", status=200, usage=TokenUsage(7, 3), attempts=attempts, **FIELDS)
+        done = UsageRecord(
+            id=f"req_{n}",
+            outcome="ok",
+            status=200,
+            usage=TokenUsage(7, 3),
+            attempts=attempts,
+            plan=f"plan_{n}",
+            **FIELDS,
+        )
         made.append(msgspec.json.encode(Settlement(done)))
         made.append(msgspec.json.encode(RefusalCount("invalid_api_key", "ä", n, 1, 5, "ö")))
     made.append(msgspec.json.encode(Intent(id="req_open", n=1, **FIELDS)))
@@ -60,7 +70,7 @@ DAMAGE = st.lists(st.tuples(st.integers(0, len(WHOLE) - 1), st.binary(min_size=1
 @settings(max_examples=150, deadline=None)
 @given(DAMAGE)
 def test_damaged_bytes_stop_nothing(damage: list[tuple[int, bytes]]) -> None:
-    """Whatever bytes stand in a spool file, replay and importer come to its end, and sums agree with rows."""
+    """Whatever bytes stand in a spool file, replay and importer come to its end, sums agree with rows, all is shown."""
     data = bytearray(WHOLE)
     for place, patch in damage:
         data[place : place + len(patch)] = patch
@@ -81,3 +91,5 @@ def test_damaged_bytes_stop_nothing(damage: list[tuple[int, bytes]]) -> None:
             ).fetchall()
         connection.close()
         assert rows == sums >= 3, "the undamaged file is there whole"
+        for record in list_requests(home / "usage.db")["data"]:
+            assert request_detail(home / "usage.db", record["id"]) is not None

@@ -1,4 +1,4 @@
-"""A spool cut or killed at any point: what was settled stays, nothing counts twice, the rest is `lost`."""
+"""A spool cut or killed anywhere: what was settled stays, its plan too, nothing counts twice, the rest is `lost`."""
 
 import asyncio
 import contextlib
@@ -20,11 +20,11 @@ from potluck.ledger.files import list_files
 from potluck.ledger.importer import Importer
 from potluck.ledger.replay import replay
 from potluck.ledger.spool import Spool
-from potluck.model.usage import Intent, TokenUsage, UsageRecord
+from potluck.model.usage import Intent, PlanLine, TokenUsage, UsageRecord
 from potluck.store.schema import ensure_schema
 
 OPERATIONS = st.lists(
-    st.tuples(st.sampled_from(["intend", "intend", "settle", "settle", "turn", "rotate"]), st.integers(0, 5)),
+    st.tuples(st.sampled_from(["plan", "intend", "intend", "settle", "settle", "turn", "rotate"]), st.integers(0, 5)),
     max_size=40,
 )
 _TEMPLATE: list[bytes] = []
@@ -78,11 +78,15 @@ class Gateway:
         loop = asyncio.get_running_loop()
         spool = MortalSpool(home / "spool", loop, sync_s=3600, file_bytes=1)
         over: set[str] = set()
+        plans: set[str] = set()
         try:
             for operation, n in operations:
                 request_id = f"req_{self._epoch}_{n}"
                 if operation == "turn":
                     await asyncio.sleep(0)
+                elif operation == "plan":
+                    plans.add(f"plan_{n % 3}")
+                    spool.plan(PlanLine(f"plan_{n % 3}", msgspec.Raw(b"{}")))
                 elif operation == "rotate":
                     spool._tick()
                     if spool._syncing is not None:
@@ -99,7 +103,12 @@ class Gateway:
                     over.add(request_id)
                     spool.settle(
                         UsageRecord(
-                            outcome="ok", status=200, usage=TokenUsage(7, 3), cost_nanousd=10, **fields(request_id)
+                            outcome="ok",
+                            status=200,
+                            usage=TokenUsage(7, 3),
+                            cost_nanousd=10,
+                            plan=f"plan_{n % 3}" if f"plan_{n % 3}" in plans else "",
+                            **fields(request_id),
                         ),
                         lambda ok, request_id=request_id: self.settled.add(request_id) if ok else None,
                     )
@@ -143,13 +152,17 @@ def poll(home: Path) -> None:
 
 
 def outcomes(home: Path) -> dict[str, str]:
-    """What the database holds, after checking that rows and hourly sums agree."""
+    """What the database holds, after checking that rows and hourly sums agree and no plan is missing."""
     with sqlite3.connect(home / "usage.db") as connection:
         rows = connection.execute("SELECT id, outcome, cost_nanousd FROM requests").fetchall()
         sums = connection.execute(
             "SELECT coalesce(sum(requests), 0), coalesce(sum(lost), 0), coalesce(sum(cost_nanousd), 0) FROM usage_hours"
         ).fetchone()
+        orphans = connection.execute(
+            "SELECT id FROM requests WHERE plan <> '' AND plan NOT IN (SELECT id FROM plans)"
+        ).fetchall()
     connection.close()
+    assert orphans == [], "a record's plan stands before it in the spool"
     assert sums == (len(rows), sum(row[1] == "lost" for row in rows), sum(row[2] for row in rows))
     return {row[0]: row[1] for row in rows}
 

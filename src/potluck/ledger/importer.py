@@ -1,7 +1,7 @@
 """The importer, a process of its own: `python -m potluck.ledger.importer --home DIR`. From HOME/spool to HOME/usage.db.
 
-It tails every file of the spool. A batch is one transaction: requests not yet there, their hourly sums, and the place
-in the file up to which this holds. So whatever is killed, locked or full, nothing is lost and nothing counts twice:
+It tails every file of the spool. A batch is one transaction: requests not yet there, their hourly sums, plans, and the
+place in the file up to which this holds. So whatever is killed, locked or full, nothing is lost, nothing counts twice:
 lines stay in their file until the transaction is done, and a request id that is already there changes nothing.
 One importer works at a time (a lock); a second one waits for it to go. A closed file that is imported to its end is
 deleted once the database has been brought to the disk.
@@ -25,6 +25,7 @@ from pathlib import Path
 from potluck.ledger.files import SpoolFile, is_gone, list_files, try_lock
 from potluck.ledger.rows import (
     HOUR_KEY,
+    UPSERT_PLANS,
     UPSERT_REFUSALS,
     USER_HOUR_KEY,
     Rollup,
@@ -43,6 +44,8 @@ RETRY_S = (0.5, 1.0, 2.0, 5.0)
 LOCK_WAIT_S = 1.0
 LAST_S = 1.0
 NICENESS = 10
+PLANS_KEPT_S = 30 * 86_400.0
+"""after the last time that a gateway wrote it, at most an hour before the last request that refers to it"""
 
 log = logging.getLogger(__name__)
 
@@ -162,6 +165,9 @@ class Importer:
                 for line in lines.refusals
             ],
         )
+        if lines.plans:
+            at_ms = int(time.time() * 1000)
+            cursor.executemany(UPSERT_PLANS, [(name, plan, at_ms) for name, plan in lines.plans.items()])
         if lines.corrupt:
             log.error("%d unreadable lines of the spool file %s were passed over", lines.corrupt, file.path.name)
         return new
@@ -174,6 +180,7 @@ class Importer:
             file.path.unlink(missing_ok=True)
             self._offsets.pop(file.stem, None)
         connection.executemany("DELETE FROM spool_files WHERE stem = ?", [(file.stem,) for file in files])
+        connection.execute("DELETE FROM plans WHERE at_ms < ?", (int((time.time() - PLANS_KEPT_S) * 1000),))
 
 
 def _whole_lines(fd: int, offset: int) -> bytes:

@@ -48,7 +48,11 @@ class _Refused(msgspec.Struct, tag="r", tag_field="t", gc=False):
     pass
 
 
-_decode_line = msgspec.json.Decoder(Intent | _Settled | _Refused).decode
+class _Plan(msgspec.Struct, tag="p", tag_field="t", gc=False):
+    pass
+
+
+_decode_line = msgspec.json.Decoder(Intent | _Settled | _Refused | _Plan).decode
 _decode_intent = msgspec.json.Decoder(Intent).decode
 
 
@@ -204,4 +208,5 @@ def _lost_attempt(intent: Intent) -> AttemptRecord:
         usage=usage,
         cost_nanousd=intent.reserved_nanousd if intent.reserved_nanousd > 0 else None,
         price_version=intent.price_version,
+        kind="first" if intent.n == 1 else "next",  # which of the later kinds, the intent does not say
     )

@@ -6,15 +6,20 @@ it is exact at any edge and cheap over months. Ids stay ids: the admin API knows
 
 import sqlite3
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
+from potluck.ledger.files import UNREADABLE
 from potluck.ledger.rows import AS_SUMS, HOUR_KEY, MS_PER_HOUR, REQUEST_COLUMNS, SUM_COLUMNS, USER_HOUR_KEY
 from potluck.model.price import nanousd_to_usd_text
+from potluck.model.usage import AttemptRecord
+from potluck.policy.retry import blame
+
+T = TypeVar("T")
 
 READ_TIMEOUT_S = 5.0
 
@@ -34,8 +39,10 @@ DIMENSIONS: Mapping[str, tuple[str, str, str]] = {
 SCOPES = ("organisation_id", "project_id", "key_id")
 FILTERS = (*SCOPES, "model", "route", "target", "target_id", "provider_id", "outcome", "end_user", "endpoint", "status")
 
+_decode_attempts = msgspec.json.Decoder(tuple[AttemptRecord, ...]).decode
 _SUMS = SUM_COLUMNS.split(", ")
-_COLUMNS = REQUEST_COLUMNS.split(", ")
+_LISTED = REQUEST_COLUMNS.removesuffix(", plan")
+_NAMES = _LISTED.split(", ")
 
 
 class ReportError(Exception):
@@ -83,12 +90,23 @@ def usage_report(
 
 
 def request_detail(path: Path, request_id: str, scope: Mapping[str, str] | None = None) -> dict[str, Any] | None:
-    """The whole record of one request, attempts included; None when there is none within `scope`."""
+    """One request whole: its record, and `plan`, the routing decision that it came from; None when there is none
+    within `scope`.
+
+    `plan` is as `proxy.explain` made it; None where there was no choice to explain, or none is kept any more.
+    `attempts`, in the order in which they began, the one that answered among them: `n`, `kind`, `target`, `target_id`,
+    `provider_id`, `credential_id`, `error_class` (`none`: it did not fail), `error`, `status`, `phase`; `start_ms`,
+    `connected_ms`, `first_byte_ms`, `end_ms`: since acceptance, None where not reached; `usage`, `cost_nanousd`,
+    `cost_usd`, `price_version`; `blame`: `caller|policy|provider|node|gateway`, None where nothing failed.
+    """
     where, values = _conditions({"id": request_id, **(scope or {})}, ("id", *SCOPES))
-    query = f"SELECT {REQUEST_COLUMNS} FROM requests WHERE {' AND '.join(where)}"  # noqa: S608 — our own names
+    query = (
+        f"SELECT {_LISTED}, (SELECT plans.plan FROM plans WHERE plans.id = requests.plan) "  # noqa: S608 — our own names
+        f"FROM requests WHERE {' AND '.join(where)}"
+    )
     with _reader(path) as connection:
         row = connection.execute(query, values).fetchone()
-    return _record(row) if row else None
+    return _record(row[:-1]) | {"plan": _decoded(msgspec.json.decode, row[-1], None)} if row else None
 
 
 def list_requests(
@@ -99,7 +117,7 @@ def list_requests(
     since_ms: int = 0,
     until_ms: int | None = None,
 ) -> dict[str, Any]:
-    """Records, newest first: `{"data": [record, …], "next_cursor": str | None}`.
+    """Records, newest first: `{"data": [record, …], "next_cursor": str | None}`. They come without their plans.
 
     `filters`: equal values for any of FILTERS. Raises ReportError for an unknown filter or a cursor that is not ours.
     """
@@ -113,7 +131,7 @@ def list_requests(
         where.append("(at_ms, id) < (?, ?)")
         values.extend(_read_cursor(cursor))
     query = (
-        f"SELECT {REQUEST_COLUMNS} FROM requests WHERE {' AND '.join(where)} "  # noqa: S608 — our own names
+        f"SELECT {_LISTED} FROM requests WHERE {' AND '.join(where)} "  # noqa: S608 — our own names
         "ORDER BY at_ms DESC, id DESC LIMIT ?"
     )
     with _reader(path) as connection:
@@ -182,15 +200,57 @@ def _figures(sums: list[int] | tuple[int, ...]) -> dict[str, Any]:
 
 
 def _record(row: tuple[Any, ...]) -> dict[str, Any]:
-    record: dict[str, Any] = dict(zip(_COLUMNS, row, strict=True))
+    record: dict[str, Any] = dict(zip(_NAMES, row, strict=True))
     record["user"] = record.pop("end_user")
     record["stream"] = bool(record["stream"])
     record["estimated"] = bool(record["estimated"])
-    record["tags"] = msgspec.json.decode(record["tags"])
-    record["attempts"] = msgspec.json.decode(record["attempts"])
-    cost = record["cost_nanousd"]
-    record["cost_usd"] = None if cost is None else float(nanousd_to_usd_text(cost))
+    record["tags"] = _decoded(msgspec.json.decode, record["tags"], [])
+    attempts: tuple[AttemptRecord, ...] = _decoded(_decode_attempts, record["attempts"], ())
+    shutdown = record["outcome"] == "shutdown"
+    record["attempts"] = [_attempt(each, shutdown=shutdown) for each in sorted(attempts, key=lambda attempt: attempt.n)]
+    record["cost_usd"] = _usd(record["cost_nanousd"])
     return record
+
+
+def _attempt(attempt: AttemptRecord, *, shutdown: bool) -> dict[str, Any]:
+    """In the form of `request_detail`."""
+    return {
+        "n": attempt.n,
+        "kind": attempt.kind,
+        "target": attempt.target,
+        "target_id": attempt.target_id,
+        "provider_id": attempt.provider_id,
+        "credential_id": attempt.credential_id,
+        "error_class": attempt.error_class,
+        "error": attempt.error,
+        "blame": blame(attempt.error_class, attempt.target, shutdown=shutdown),
+        "status": attempt.status,
+        "phase": attempt.phase,
+        "start_ms": _ms(attempt.start_us),
+        "connected_ms": _ms(attempt.connected_us),
+        "first_byte_ms": _ms(attempt.first_byte_us),
+        "end_ms": _ms(attempt.end_us),
+        "usage": None if attempt.usage is None else msgspec.structs.asdict(attempt.usage),
+        "cost_nanousd": attempt.cost_nanousd,
+        "cost_usd": _usd(attempt.cost_nanousd),
+        "price_version": attempt.price_version,
+    }
+
+
+def _decoded(decode: Callable[[str], T], text: str | None, otherwise: T) -> T:
+    """Stored JSON; `otherwise` for none, and for what damage to the spool has made unreadable."""
+    try:
+        return otherwise if text is None else decode(text)
+    except UNREADABLE:
+        return otherwise
+
+
+def _ms(us: int) -> float | None:
+    return None if us < 0 else us / 1000
+
+
+def _usd(nanousd: int | None) -> float | None:
+    return None if nanousd is None else float(nanousd_to_usd_text(nanousd))
 
 
 def _cursor(record: Mapping[str, Any]) -> str:

@@ -5,13 +5,13 @@ from typing import Annotated, NamedTuple
 import msgspec
 
 from potluck.ledger.files import UNREADABLE
-from potluck.model.usage import Answered, RefusalCount
+from potluck.model.usage import Answered, AttemptKind, PlanLine, RefusalCount, TokenUsage
 
 REQUEST_COLUMNS = (
     "id, at_ms, organisation_id, project_id, key_id, endpoint, model, route, end_user, tags, stream, target_id, "
     "target, provider_id, outcome, status, finish_reason, error_code, estimated, input_tokens, output_tokens, "
     "cached_input_tokens, cache_write_tokens, reasoning_tokens, audio_input_tokens, audio_output_tokens, cost_nanousd, "
-    "request_bytes, response_bytes, read_us, first_content_us, total_us, overhead_us, attempts"
+    "request_bytes, response_bytes, read_us, first_content_us, total_us, overhead_us, attempts, plan"
 )
 SUM_COLUMNS = (
     "requests, errors, client_closed, lost, estimated, unpriced, input_tokens, output_tokens, cached_input_tokens, "
@@ -51,6 +51,9 @@ class UsagePart(msgspec.Struct, omit_defaults=True, gc=False):
     estimated: bool = False
 
 
+_NO_ATTEMPTS = msgspec.Raw(b"[]")
+
+
 class RecordLine(msgspec.Struct, gc=False):
     """`UsageRecord` as the importer needs it: lists stay JSON text. Defaults as there."""
 
@@ -74,7 +77,7 @@ class RecordLine(msgspec.Struct, gc=False):
     cost_nanousd: _Int | None = None
     finish_reason: str = ""
     error_code: str = ""
-    attempts: msgspec.Raw = msgspec.Raw(b"[]")
+    attempts: msgspec.Raw = _NO_ATTEMPTS
     answered: Answered | None = None
     request_bytes: _Int = 0
     response_bytes: _Int = 0
@@ -82,6 +85,7 @@ class RecordLine(msgspec.Struct, gc=False):
     first_content_us: _Int = -1
     total_us: _Int = 0
     overhead_us: _Int = 0
+    plan: str = ""
 
 
 class SettlementLine(msgspec.Struct, tag="s", tag_field="t", gc=False):
@@ -92,7 +96,7 @@ class IntentLine(msgspec.Struct, tag="i", tag_field="t", gc=False):
     """Of no interest to the database: an intent becomes a row through its settlement."""
 
 
-class _Attempt(msgspec.Struct, gc=False):
+class _Attempt(msgspec.Struct, omit_defaults=True, gc=False):
     """`AttemptRecord` of an attempt that answered: its defaults left out, status said."""
 
     n: int
@@ -104,21 +108,26 @@ class _Attempt(msgspec.Struct, gc=False):
     connected_us: int
     first_byte_us: int
     end_us: int
-    usage: UsagePart | None
+    usage: UsagePart | TokenUsage | None
     cost_nanousd: int | None
     price_version: str
     status: int
+    kind: AttemptKind = "first"
 
 
 _encode = msgspec.json.Encoder().encode
-_decode = msgspec.json.Decoder(SettlementLine | RefusalCount | IntentLine).decode
+_decode = msgspec.json.Decoder(SettlementLine | RefusalCount | IntentLine | PlanLine).decode
 _NO_TOKENS = UsagePart()
 _INTENT = b'{"t":"i"'
+_ESTIMATED = b'"estimated":true'
+"""in JSON that we encoded it stands nowhere but as a member: within text its quotes are escaped"""
 
 
 class Lines(NamedTuple):
     records: list[RecordLine]
     refusals: list[RefusalCount]
+    plans: dict[str, str]
+    """JSON by id"""
     corrupt: int
 
 
@@ -126,6 +135,7 @@ def read_lines(chunk: bytes) -> Lines:
     """Decode whole spool lines. Blank lines and intents are passed over, unreadable lines counted."""
     records: list[RecordLine] = []
     refusals: list[RefusalCount] = []
+    plans: dict[str, str] = {}
     corrupt = 0
     for text in chunk.split(b"\n"):
         if text.startswith(_INTENT):
@@ -142,7 +152,9 @@ def read_lines(chunk: bytes) -> Lines:
             records.append(line.r)
         elif isinstance(line, RefusalCount):
             refusals.append(line)
-    return Lines(records, refusals, corrupt)
+        elif isinstance(line, PlanLine):
+            plans[line.id] = bytes(line.plan).decode("utf-8", "replace")
+    return Lines(records, refusals, plans, corrupt)
 
 
 def _cut(value: object) -> object:
@@ -178,7 +190,7 @@ def request_row(record: RecordLine) -> Row:
         record.status,
         record.finish_reason,
         record.error_code,
-        usage.estimated,
+        _estimated(record, usage),
         usage.input_tokens,
         usage.output_tokens,
         usage.cached_input_tokens,
@@ -193,13 +205,19 @@ def request_row(record: RecordLine) -> Row:
         record.first_content_us,
         record.total_us,
         record.overhead_us,
-        _attempts(record, usage),
+        _attempts(record),
+        record.plan,
     )
 
 
-def _attempts(record: RecordLine, usage: UsagePart) -> str:
+def _estimated(record: RecordLine, usage: UsagePart) -> bool:
+    """Some of the tokens or of the cost rest on lengths: a call beside the one that answered may have cost as well."""
+    return usage.estimated or (record.attempts is not _NO_ATTEMPTS and _ESTIMATED in bytes(record.attempts))
+
+
+def _attempts(record: RecordLine) -> str:
     """All attempts as JSON text: those that did not answer, then the one that did."""
-    failed = bytes(record.attempts).decode("utf-8", "replace")
+    failed = "[]" if record.attempts is _NO_ATTEMPTS else bytes(record.attempts).decode("utf-8", "replace")
     answered = record.answered
     if answered is None:
         return failed
@@ -214,10 +232,11 @@ def _attempts(record: RecordLine, usage: UsagePart) -> str:
             answered.connected_us,
             answered.first_byte_us,
             answered.end_us,
-            usage if record.usage is not None else None,
+            answered.usage or record.usage,
             record.cost_nanousd if answered.cost_nanousd is None else answered.cost_nanousd,
             answered.price_version,
             200,
+            answered.kind,
         )
     ).decode()
     return f"[{last}]" if failed == "[]" else f"{failed[:-1]},{last}]"
@@ -240,7 +259,7 @@ class Rollup:
             outcome not in ("ok", "client_closed"),
             outcome == "client_closed",
             outcome == "lost",
-            usage.estimated,
+            _estimated(record, usage),
             cost is None,
             usage.input_tokens,
             usage.output_tokens,
@@ -291,6 +310,9 @@ def upsert_sums(table: str, key: str) -> str:
     )
 
 
+UPSERT_PLANS = (
+    "INSERT INTO plans (id, plan, at_ms) VALUES (?, ?, ?) ON CONFLICT (id) DO UPDATE SET at_ms = excluded.at_ms"
+)
 UPSERT_REFUSALS = (
     "INSERT INTO refusals (minute, reason, who, requests, first_at_ms, detail) VALUES (?, ?, ?, ?, ?, ?) "
     "ON CONFLICT (minute, reason, who) DO UPDATE SET requests = refusals.requests + excluded.requests, "

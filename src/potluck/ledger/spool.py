@@ -4,6 +4,7 @@ States what happens when the disk does not play along:
 - A write that fails answers `then(False)`; `writable` is False until a new file takes writes again (tried each second).
   Settlements and refusal counts that could not be written are kept in memory (8 MiB) and written then.
 - Above `max_bytes` on disk (the importer is away) new intents are refused; calls already running are still settled.
+- Plans are best effort: while nothing can be written they are passed over, and come again with the next request.
 - Power loss may cost what the last second wrote (`fdatasync` in a thread); death by any signal costs nothing.
 
 Calls still open when a file is full are carried over: their intents are written again at the start of the next file,
@@ -23,7 +24,7 @@ import msgspec
 from potluck.ledger.files import close_file, list_files, live_path, new_boot, sync_directory, try_lock
 from potluck.ledger.refusals import Refusals
 from potluck.ledger.rows import MAX_NUMBER
-from potluck.model.usage import Intent, Settlement, UsageRecord
+from potluck.model.usage import Intent, PlanLine, Settlement, UsageRecord
 
 Then = Callable[[bool], None]
 
@@ -32,11 +33,15 @@ FILE_AGE_S = 300.0
 MAX_BYTES = 1 << 30
 KEPT_BYTES = 8 << 20
 SYNC_S = 1.0
+MAX_PLANS = 1000
+PLANS_S = 3600.0
+"""a plan is written once within this, as long as no more than MAX_PLANS others are"""
 REFUSALS_EVERY = 3
 SIZE_EVERY = 5
 """ticks of SYNC_S"""
 
 _INTENT = b'{"t":"i"'
+_PLAN = b'{"t":"p"'
 _PROBE = b" " * 4095
 """a blank line that fills a block: readers skip it, and it proves that there is space again"""
 
@@ -73,6 +78,8 @@ class Spool:
         self._kept: list[bytes] = []
         self._kept_bytes = 0
         self._refusals = Refusals()
+        self._plans: set[str] = set()
+        self._plans_since_s = loop.time()
         self._over = False
         self._torn = False
         self._dirty = False
@@ -135,6 +142,19 @@ class Spool:
             self._loop.call_soon(self._flush)
         self._lines.append(line)
         self._thens.append(then)
+
+    def plan(self, line: PlanLine) -> None:
+        """Write a routing decision, unless it was written lately. `line.plan` is compact JSON: one line."""
+        plans = self._plans
+        if line.id in plans or not self.writable:
+            return
+        if len(plans) >= MAX_PLANS:
+            plans.clear()
+        plans.add(line.id)
+        if not self._lines:
+            self._loop.call_soon(self._flush)
+        self._lines.append(self._encode(line))
+        self._thens.append(_nobody_waits)
 
     def refuse(self, reason: str, who: str, at_ms: int, detail: str) -> None:
         """Count a refused call; written every few seconds. `reason`: one of a closed set; `who`: key id or prefix."""
@@ -206,6 +226,8 @@ class Spool:
             elif self._kept_bytes + len(line) <= KEPT_BYTES:
                 self._kept.append(line)
                 self._kept_bytes += len(line)
+            elif line.startswith(_PLAN):
+                self._plans.clear()
             else:
                 self.dropped += 1
 
@@ -259,7 +281,11 @@ class Spool:
             self._write_refusals()
         if self._ticks % SIZE_EVERY == 0:
             self._measure()
-        age_s = self._loop.time() - self._born_s
+        now_s = self._loop.time()
+        if now_s - self._plans_since_s >= PLANS_S:
+            self._plans.clear()
+            self._plans_since_s = now_s
+        age_s = now_s - self._born_s
         news = self._size - self._carried
         self._due = self._failed or news >= self._file_bytes or (news > 0 and age_s >= self._file_age_s)
         self._flush()
@@ -333,6 +359,10 @@ class Spool:
             log.error("the usage spool was left open: %s", error)  # the next start replays it
         finally:
             os.close(fd)
+
+
+def _nobody_waits(ok: bool) -> None:
+    """The `then` of a plan."""
 
 
 def _safe_line(record: UsageRecord) -> bytes | None:

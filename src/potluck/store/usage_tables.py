@@ -1,7 +1,8 @@
 """The tables of `usage.db`, once, for every database. Written by the importer alone, which uses plain `sqlite3`.
 
 `requests` has one row per admitted request. `usage_hours` and `usage_user_hours` sum them by hour of acceptance, so
-that a report over months reads thousands of rows, not millions. Money is integer nano-USD, times are unix milliseconds
+that a report over months reads thousands of rows, not millions. `plans` has each routing decision once, however many
+requests refer to it, until no request has for a month. Money is integer nano-USD, times are unix milliseconds
 unless the name says otherwise.
 """
 
@@ -77,8 +78,18 @@ requests = sa.Table(
     _count("total_us"),
     _count("overhead_us"),
     sa.Column("attempts", sa.Text, nullable=False, comment="JSON list of attempt records"),
+    sa.Column("plan", sa.Text, nullable=False, server_default="", comment="id in plans; empty: nothing to explain"),
     sa.Index(None, "at_ms"),
     sa.Index(None, "key_id", "at_ms"),
+)
+
+plans = sa.Table(
+    "plans",
+    metadata,
+    _text("id", key=True),
+    sa.Column("plan", sa.Text, nullable=False, comment="JSON"),
+    sa.Column("at_ms", sa.BigInteger, nullable=False, comment="when it was imported last"),
+    sa.Index(None, "at_ms"),
 )
 
 usage_hours = sa.Table(

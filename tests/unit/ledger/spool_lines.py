@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from potluck.model.usage import AttemptRecord, Intent, RefusalCount, Settlement, TokenUsage, UsageRecord
+from potluck.model.usage import AttemptRecord, Intent, PlanLine, RefusalCount, Settlement, TokenUsage, UsageRecord
 from potluck.store.schema import ensure_schema
 
 AT_MS = 1_790_000_000_000
@@ -65,7 +65,11 @@ def record(name: str, **changes: Any) -> UsageRecord:
     return UsageRecord(**(fields | changes))
 
 
-def line(what: Intent | UsageRecord | RefusalCount) -> bytes:
+def plan(name: str, **members: Any) -> PlanLine:
+    return PlanLine(f"plan_{name}", msgspec.Raw(msgspec.json.encode({"strategy": "cheapest", **members})))
+
+
+def line(what: Intent | UsageRecord | RefusalCount | PlanLine) -> bytes:
     return msgspec.json.encode(Settlement(what) if isinstance(what, UsageRecord) else what) + b"\n"
 
 

@@ -1,13 +1,14 @@
 """From the spool to the database: everything, once."""
 
 import sqlite3
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
-from spool_lines import AT_MS, attempt, intent, line, make_home, record
+from spool_lines import AT_MS, attempt, intent, line, make_home, plan, record
 
 from potluck.ledger import importer as importer_module
 from potluck.ledger.importer import Importer
@@ -103,6 +104,71 @@ def test_the_attempt_that_answered_is_written_out(home: Path) -> None:
     rows = ask(home, "SELECT attempts FROM requests ORDER BY id")
     assert [msgspec.json.decode(row[0], type=list[AttemptRecord]) for row in rows] == [[failed, last], [last]]
     assert b'"status":200' in rows[1][0].encode()
+
+
+def test_the_answer_of_a_resumed_stream_keeps_its_own_share(home: Path) -> None:
+    """The row has the sum over the attempts, its last attempt what it took part in itself, and why it was made."""
+    cut = attempt(1, error_class="target_down", phase="stream", usage=TokenUsage(20, 3), cost_nanousd=300)
+    answered = Answered(2, None, 5, 10, 100, 900, cost_nanousd=400, kind="resume", usage=TokenUsage(23, 2))
+    made = record("1", attempts=(cut,), answered=answered, usage=TokenUsage(43, 5), cost_nanousd=700)
+    (home / "spool/0a-000001.jsonl").write_bytes(line(made))
+    importer(home).poll()
+    ((stored, tokens, cost),) = ask(home, "SELECT attempts, input_tokens, cost_nanousd FROM requests")
+    first, last = msgspec.json.decode(stored, type=list[AttemptRecord])
+    assert first == cut
+    assert (last.kind, last.usage, last.cost_nanousd) == ("resume", TokenUsage(23, 2), 400)
+    assert (tokens, cost) == (43, 700)
+
+
+def test_a_cost_that_rests_on_an_estimate_is_marked(home: Path) -> None:
+    """Where a call beside the one that answered was counted from lengths, the request is estimated in part."""
+    loser = attempt(2, kind="hedge", usage=TokenUsage(20, 1, estimated=True), cost_nanousd=90)
+    said = attempt(2, error='"estimated":true')
+    answered = Answered(1, None, 5, 10, 100, 900, cost_nanousd=700)
+    (home / "spool/0a-000001.jsonl").write_bytes(
+        line(record("1", attempts=(loser,), answered=answered, cost_nanousd=790))
+        + line(record("2", attempts=(said,), answered=answered))
+        + line(record("3", attempts=(), answered=answered))
+    )
+    importer(home).poll()
+    assert ask(home, "SELECT estimated FROM requests ORDER BY id") == [(1,), (0,), (0,)]
+    assert ask(home, "SELECT requests, estimated, cost_nanousd FROM usage_hours") == [(3, 1, 2190)]
+
+
+def test_a_plan_is_kept_once(home: Path) -> None:
+    """However often a plan is written it has one row, which says when that was last; records refer to it."""
+    path = home / "spool/0a-000001.jsonl"
+    path.write_bytes(line(plan("a", n=1)) + line(record("1", plan="plan_a")) + line(plan("a", n=1)) + line(plan("b")))
+    work = importer(home)
+    work.poll()
+    assert ask(home, "SELECT id, plan FROM plans ORDER BY id") == [
+        ("plan_a", '{"strategy":"cheapest","n":1}'),
+        ("plan_b", '{"strategy":"cheapest"}'),
+    ]
+    assert ask(home, "SELECT plan FROM requests") == [("plan_a",)]
+    connection = sqlite3.connect(home / "usage.db")
+    with connection:
+        connection.execute("UPDATE plans SET at_ms = 1")
+    connection.close()
+    with path.open("ab") as file:
+        file.write(line(plan("a", n=1)))
+    work.poll()
+    assert ask(home, "SELECT id FROM plans WHERE at_ms > 1") == [("plan_a",)]
+
+
+def test_plans_that_nothing_refers_to_any_more_go(home: Path) -> None:
+    """A plan that no gateway has written for a month goes when a closed file does; a younger one stays."""
+    connection = sqlite3.connect(home / "usage.db")
+    now_ms = int(time.time() * 1000)
+    day_ms = 86_400_000
+    with connection:
+        connection.executemany(
+            "INSERT INTO plans VALUES (?, '{}', ?)", [("old", now_ms - 31 * day_ms), ("young", now_ms - 29 * day_ms)]
+        )
+    connection.close()
+    (home / "spool/0a-000001.done.jsonl").write_bytes(line(record("1")))
+    importer(home).poll()
+    assert ask(home, "SELECT id FROM plans") == [("young",)]
 
 
 def test_outcomes_are_summed_by_kind(home: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from spool_lines import attempt, intent, line, lines_of, record
+from spool_lines import attempt, intent, line, lines_of, plan, record
 
 from potluck.ledger import replay as replay_module
 from potluck.ledger.files import list_files
@@ -83,7 +83,7 @@ def test_attempts_that_nobody_ended_are_all_charged(tmp_path: Path) -> None:
     lay(tmp_path, "0a-000001.jsonl", line(intent("1", n=1)), line(intent("1", n=2)), line(intent("1", n=2)))
     assert replay(tmp_path).lost == 1
     lost = settled(tmp_path)["req_1"]
-    assert [each.n for each in lost.attempts] == [1, 2]
+    assert [(each.n, each.kind) for each in lost.attempts] == [(1, "first"), (2, "next")]
     assert lost.cost_nanousd == 1000 + 2000
     assert lost.target == "provider-2/small"
 
@@ -159,6 +159,15 @@ def test_refusal_counts_are_no_calls(tmp_path: Path) -> None:
     lay(tmp_path, "0a-000001.jsonl", line(RefusalCount("invalid_api_key", "a", 1, 5)))
     summary = replay(tmp_path)
     assert (summary.lost, summary.corrupt, summary.lines) == (0, 0, 1)
+
+
+def test_plans_are_no_calls(tmp_path: Path) -> None:
+    """Routing decisions pass the replay untouched, and stand before the calls that it settles."""
+    path = lay(tmp_path, "0a-000001.jsonl", line(plan("1")), line(intent("1")))
+    summary = replay(tmp_path)
+    assert (summary.lost, summary.corrupt, summary.lines) == (1, 0, 2)
+    done = path.with_name("0a-000001.done.jsonl")
+    assert [each["t"] for each in lines_of(done)] == ["p", "i", "s"]
 
 
 def test_the_living_are_left_alone(tmp_path: Path) -> None:

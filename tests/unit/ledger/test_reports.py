@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from spool_lines import AT_MS, attempt, line, make_home, record
+from spool_lines import AT_MS, attempt, line, make_home, plan, record
 
 from potluck.ledger.importer import Importer
 from potluck.ledger.reports import ReportError, list_requests, refusals, request_detail, usage_report
-from potluck.model.usage import RefusalCount, TokenUsage, UsageRecord
+from potluck.model.usage import Answered, RefusalCount, TokenUsage, UsageRecord
 
 HOUR_MS = 3_600_000
 OUTCOMES = ("ok", "ok", "ok", "client_closed", "upstream_error", "lost")
@@ -200,15 +200,113 @@ def test_request_detail(database: Path) -> None:
     found = request_detail(database, wanted.id)
     assert found is not None
     assert found["id"] == wanted.id
-    assert found["attempts"] == [
-        {"n": 1, "target_id": "tgt_1", "target": attempt().target, "provider_id": "prv_1", "status": 200}
-    ]
+    assert [(each["n"], each["target"], each["status"]) for each in found["attempts"]] == [(1, attempt().target, 200)]
+    assert found["plan"] is None
     assert found["cost_nanousd"] == wanted.cost_nanousd
     assert found["user"] == wanted.user
     assert request_detail(database, wanted.id, {"key_id": wanted.key_id}) == found
     assert request_detail(database, wanted.id, {"key_id": "key_other"}) is None
     assert request_detail(database, wanted.id, {"organisation_id": "org_other"}) is None
     assert request_detail(database, "req_unknown") is None
+
+
+EVENTFUL = record(
+    "eventful",
+    attempts=(
+        attempt(2, kind="hedge", target="node:lab/a", error_class="target_slow", phase="first_byte", start_us=900_000),
+        attempt(
+            3, kind="next", error_class="client_closed", usage=TokenUsage(3, 1, estimated=True), cost_nanousd=2_500_000
+        ),
+    ),
+    answered=Answered(1, "crd_1", 1500, 2000, 950_000, 1_200_000, "catalog:1", 700),
+    cost_nanousd=2_500_700,
+    plan="plan_a",
+)
+
+
+@pytest.fixture
+def eventful(tmp_path: Path) -> Path:
+    """A database with requests that had a plan, one of which is lost, and one whose line was damaged."""
+    home = make_home(tmp_path)
+    broken = line(record("broken")).replace(b'"status":200}]', b'"status":"x"}]')
+    (home / "spool/0a-000001.jsonl").write_bytes(
+        line(plan("a", targets=[{"target": "x/y", "in": True}]))
+        + line(EVENTFUL)
+        + line(record("gone", plan="plan_gone", outcome="shutdown"))
+        + broken
+    )
+    work = Importer(home / "spool", home / "usage.db")
+    work.poll()
+    work.close()
+    return home / "usage.db"
+
+
+def test_attempts_are_one_list(eventful: Path) -> None:
+    """Attempts come in the order of their beginning, the one that answered among them, each with whose fault it was."""
+    found = request_detail(eventful, EVENTFUL.id)
+    assert found is not None
+    answer, hedge, last = found["attempts"]
+    assert answer == {
+        "n": 1,
+        "kind": "first",
+        "target": "provider-1/small",
+        "target_id": "tgt_1",
+        "provider_id": "prv_1",
+        "credential_id": "crd_1",
+        "error_class": "none",
+        "error": "",
+        "blame": None,
+        "status": 200,
+        "phase": "",
+        "start_ms": 1.5,
+        "connected_ms": 2.0,
+        "first_byte_ms": 950.0,
+        "end_ms": 1200.0,
+        "usage": {
+            "input_tokens": 20,
+            "output_tokens": 5,
+            "cached_input_tokens": 4,
+            "cache_write_tokens": 0,
+            "reasoning_tokens": 0,
+            "audio_input_tokens": 0,
+            "audio_output_tokens": 0,
+            "estimated": False,
+        },
+        "cost_nanousd": 700,
+        "cost_usd": 7e-07,
+        "price_version": "catalog:1",
+    }
+    assert (hedge["kind"], hedge["blame"], hedge["phase"]) == ("hedge", "node", "first_byte")
+    assert (hedge["start_ms"], hedge["connected_ms"], hedge["cost_usd"]) == (900.0, None, None)
+    assert (last["kind"], last["blame"], last["cost_usd"]) == ("next", "caller", 0.0025)
+    assert (found["cost_nanousd"], found["estimated"]) == (2_500_700, True)
+
+
+def test_a_plan_is_shown_with_its_request_alone(eventful: Path) -> None:
+    """One request shows its plan, a list does not; a plan that is not kept any more is none."""
+    found = request_detail(eventful, EVENTFUL.id)
+    assert found is not None
+    assert found["plan"] == {"strategy": "cheapest", "targets": [{"target": "x/y", "in": True}]}
+    listed = {each["id"]: each for each in list_requests(eventful)["data"]}
+    assert "plan" not in listed[EVENTFUL.id]
+    assert listed[EVENTFUL.id]["attempts"] == found["attempts"]
+    gone = request_detail(eventful, "req_gone")
+    assert gone is not None
+    assert gone["plan"] is None
+
+
+def test_an_end_of_the_gateway_is_its_own_fault(eventful: Path) -> None:
+    """An attempt that a shutdown cut off failed for nobody else's sake."""
+    gone = request_detail(eventful, "req_gone")
+    assert gone is not None
+    assert [each["blame"] for each in gone["attempts"]] == ["gateway"]
+
+
+def test_a_damaged_record_spoils_no_list(eventful: Path) -> None:
+    """Attempts that cannot be read are left out; the record and its neighbours are shown."""
+    listed = {each["id"]: each["attempts"] for each in list_requests(eventful)["data"]}
+    assert listed["req_broken"] == []
+    assert len(listed[EVENTFUL.id]) == 3
 
 
 @pytest.mark.parametrize("filters", [{}, {"key_id": "key_2"}, {"outcome": "lost", "organisation_id": "org_1"}])

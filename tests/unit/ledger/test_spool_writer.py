@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from spool_lines import attempt, intent, line, lines_of, record
+from spool_lines import attempt, intent, line, lines_of, plan, record
 
 from potluck.ledger import spool as spool_module
 from potluck.ledger.files import list_files, try_lock
@@ -287,6 +287,64 @@ async def test_refusals_are_written_every_few_ticks(spool: Spool, tmp_path: Path
     await until(lambda: file.path.stat().st_size > 0)
     (found,) = lines_of(file.path)
     assert (found["t"], found["reason"], found["count"], found["minute"]) == ("r", "invalid_api_key", 5, 1)
+
+
+async def test_a_plan_stands_before_its_records_once(spool: Spool, tmp_path: Path) -> None:
+    """A plan is written with the lines of its turn, ahead of the record that refers to it, and not again."""
+    answers = Answers()
+    for n in range(3):
+        spool.plan(plan("a"))
+        spool.settle(record(str(n), plan="plan_a"), answers.then(str(n)))
+    spool.plan(plan("b"))
+    await answers.wait(3)
+    found = lines_of(list_files(tmp_path / "spool")[0].path)
+    assert [each["t"] for each in found] == ["p", "s", "s", "s", "p"]
+    assert found[0] == {"t": "p", "id": "plan_a", "plan": {"strategy": "cheapest"}}
+
+
+async def test_the_memory_of_plans_is_bounded(spool: Spool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When more plans than the stated number came in between, a plan is written again."""
+    monkeypatch.setattr(spool_module, "MAX_PLANS", 2)
+    answers = Answers()
+    for name in ("a", "b", "a", "c", "a", "c"):
+        spool.plan(plan(name))
+    spool.settle(record("1"), answers.then("1"))
+    await answers.wait(1)
+    found = lines_of(list_files(tmp_path / "spool")[0].path)
+    assert [each["id"] for each in found if each["t"] == "p"] == ["plan_a", "plan_b", "plan_c", "plan_a"]
+
+
+async def test_a_plan_in_use_is_written_again_in_time(
+    spool: Spool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The database is told again and again of a plan that requests go on referring to, so that it does not go stale."""
+    monkeypatch.setattr(spool_module, "PLANS_S", 0.0)
+
+    def written() -> int:
+        spool.plan(plan("a"))
+        return len(lines_of(list_files(tmp_path / "spool")[0].path))
+
+    await until(lambda: written() >= 2)
+
+
+async def test_plans_wait_for_nothing(spool: Spool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the disk away plans neither fill the memory nor count as dropped records; afterwards they come again."""
+    monkeypatch.setattr(spool_module, "KEPT_BYTES", 10)
+    disk, answers = Disk(monkeypatch), Answers()
+    disk.room = 0
+    spool.plan(plan("a"))
+    spool.settle(record("1"), answers.then("1"))
+    await answers.wait(1)
+    spool.plan(plan("b"))
+    assert spool.dropped == 1
+    disk.room = 1 << 40
+    await until(lambda: spool.writable)
+    for name in ("a", "b"):
+        spool.plan(plan(name))
+    spool.settle(record("2"), answers.then("2"))
+    await answers.wait(2)
+    found = [each for file in list_files(tmp_path / "spool") for each in lines_of(file.path)]
+    assert [each.get("id") for each in found] == ["plan_a", "plan_b", None]
 
 
 async def test_a_directory_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ CREATE TABLE requests (
 	first_content_us BIGINT NOT NULL, 
 	total_us BIGINT NOT NULL, 
 	overhead_us BIGINT NOT NULL, 
-	attempts TEXT NOT NULL, 
+	attempts TEXT NOT NULL, "plan" TEXT DEFAULT '' NOT NULL, 
 	CONSTRAINT pk_requests PRIMARY KEY (id)
 );
 
@@ -126,4 +126,13 @@ CREATE TABLE usage_user_hours (
 
 ;
 
-INSERT INTO alembic_version (version_num) VALUES ('0001');
+CREATE TABLE plans (
+	id TEXT NOT NULL, 
+	"plan" TEXT NOT NULL, 
+	at_ms BIGINT NOT NULL, 
+	CONSTRAINT pk_plans PRIMARY KEY (id)
+);
+
+CREATE INDEX ix_plans_at_ms ON plans (at_ms);
+
+INSERT INTO alembic_version (version_num) VALUES ('0002');
