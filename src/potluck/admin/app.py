@@ -28,6 +28,7 @@ from potluck.admin.rest import (
     providers,
     reference,
     reports,
+    routes,
 )
 from potluck.admin.rest.auth import require_token
 from potluck.admin.rest.deps import Deps
@@ -53,7 +54,14 @@ def create_litestar(deps: Deps) -> Litestar:
 
     api = Router(
         API_PREFIX,
-        route_handlers=[keys.ROUTES, providers.ROUTES, models.ROUTES, reports.ROUTES, configuration.ROUTES],
+        route_handlers=[
+            keys.ROUTES,
+            providers.ROUTES,
+            models.ROUTES,
+            routes.ROUTES,
+            reports.ROUTES,
+            configuration.ROUTES,
+        ],
         security=[{"admin_token": []}],
     )
     return _App(
@@ -88,7 +96,7 @@ def _openapi(deps: Deps) -> OpenAPIConfig:
     return OpenAPIConfig(
         title="Potluck admin API",
         version=deps.version,
-        description="Keys, providers, models, prices, configuration and usage of a Potluck gateway. "
+        description="Keys, providers, models, prices, routes, configuration and usage of a Potluck gateway. "
         "Errors are RFC 9457 problem details; lists are cursor pages; a POST may carry an Idempotency-Key.",
         license=License(name="Apache-2.0", identifier="Apache-2.0"),
         servers=[Server(url="/")],

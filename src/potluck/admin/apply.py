@@ -11,9 +11,11 @@ from typing import Any, Literal
 import msgspec
 import sqlalchemy as sa
 
-from potluck.admin.errors import OperationError
-from potluck.admin.operations import keys, models, projects, providers
+from potluck.admin.errors import OperationError, conflict
+from potluck.admin.operations import keys, models, projects, providers, routes
+from potluck.admin.operations.names import PublicNames, broken
 from potluck.admin.operations.work import Actor, Row, Work
+from potluck.admin.references import References
 from potluck.config.document import (
     IDENTITY,
     CredentialEntry,
@@ -25,10 +27,11 @@ from potluck.config.document import (
     ProviderEntry,
 )
 from potluck.config.reading import Draft, Place
+from potluck.config.routing import RouteEntry
 from potluck.identity.vault import VaultError
 from potluck.store import tables as t
 
-Kind = Literal["project", "provider", "credential", "model", "price", "key"]
+Kind = Literal["project", "provider", "credential", "model", "price", "key", "route"]
 
 
 class ChangeLine(msgspec.Struct, frozen=True):
@@ -86,49 +89,13 @@ def check(work: Work, draft: Draft) -> list[tuple[Place, str]]:
     work's actor must be a `file_actor`. Changes nothing.
     """
     assert work.actor.origin == "file"
-    faults = _unknown_references(work, draft)
+    faults = References(work, draft).faults()
     savepoint = work.connection.begin_nested()
     try:
         faults = _Rehearsal(work, draft, faults).faults
     finally:
         savepoint.rollback()
         work.change, work.audited = type(work.change)(), 0
-    return faults
-
-
-def _unknown_references(work: Work, draft: Draft) -> list[tuple[Place, str]]:
-    """Targets at providers, and keys in projects, that are neither in the text nor in the store."""
-    faults: list[tuple[Place, str]] = []
-    tables = {"provider": t.providers, "project": t.projects}
-    here = {kind: set(draft.names(table.name).values()) for kind, table in tables.items()}
-    stored: dict[str, set[str]] = {kind: set() for kind in tables}
-    ids, leaving = set(), set()
-    for kind, table in tables.items():
-        for row in work.rows(sa.select(table).where(table.c.organisation_id == work.organisation_id)):
-            ids.add(row["id"])
-            stored[kind].add(row["name"])
-            # a project stays while keys refer to it
-            if kind == "provider" and row["origin"] == row["maker"] == "file" and row["name"] not in here[kind]:
-                leaving |= {row["id"], row["name"]}
-    for at, value in draft.values.items():
-        match at:
-            case ("models", _, "targets", _, "target"):
-                kind, (name, _, upstream_model) = "provider", str(value).partition("/")
-                if not name or not upstream_model or name.startswith("node:"):
-                    continue  # a fault of the text itself
-            case ("keys", _, "project"):
-                kind, name = "project", str(value)
-            case _:
-                continue
-        if name in here[kind]:
-            continue
-        if kind == "provider" and name in leaving:
-            faults.append((at, f"provider {name!r} is an earlier file's, and applying this one removes it"))
-        elif name not in stored[kind] and name not in ids:
-            known = ", ".join(sorted((here[kind] | stored[kind]) - leaving))
-            faults.append(
-                (at, f"there is no {kind} {name!r}, in this file or in the gateway (known: {known or 'none'})")
-            )
     return faults
 
 
@@ -139,6 +106,7 @@ class _Apply:
         self.secrets: list[KeySecret] = []
 
     def run(self, document: Document) -> Applied:
+        led = PublicNames(self.work).leading()
         for project in document.projects:
             self.note("project", project.name, self.find(t.projects, project.name), self.project, project)
         for provider in document.providers:
@@ -159,7 +127,11 @@ class _Apply:
         for key in document.keys:
             live = t.api_keys.c.revoked_at_ms.is_(None)
             self.note("key", key.name, self.find(t.api_keys, key.name, live), self.key, key)
+        for position, route in enumerate(document.routes):
+            self.note("route", route.name, self.find(t.routes, route.name), self.route, position, route)
+        led |= PublicNames(self.work).leading()
         self.remove(document)
+        self.check_names(led)
         return Applied(self.changes, self.secrets)
 
     def find(
@@ -206,6 +178,8 @@ class _Apply:
             "on_hangup": entry.on_hangup,
             "timeouts": entry.timeouts.to_timeouts(),
             "max_connections": entry.max_connections,
+            "assistant_prefix": entry.assistant_prefix,
+            "probe": entry.probe,
         }
         if row is None:
             providers.create_provider(self.work, entry.name, **members)
@@ -226,9 +200,11 @@ class _Apply:
 
     def model(self, row: Row | None, entry: ModelEntry) -> None:
         if row is None:
-            models.create_model(self.work, entry.name, entry.targets, placement=entry.placement)
+            models.create_model(self.work, entry.name, entry.targets, placement=entry.placement, aliases=entry.aliases)
         else:
-            models.update_model(self.work, row["id"], placement=entry.placement, targets=entry.targets)
+            models.update_model(
+                self.work, row["id"], placement=entry.placement, aliases=entry.aliases, targets=entry.targets
+            )
 
     def price(self, row: Row | None, entry: ModelPriceEntry) -> None:  # noqa: ARG002 — the form of a deed
         models.set_price(self.work, entry.model, entry.price)
@@ -249,9 +225,23 @@ class _Apply:
         if entry.key is not None and not keys.same_secret(self.work, row, entry.key):
             keys.rotate_key(self.work, row["id"], secret=entry.key)
 
+    def route(self, row: Row | None, position: int, entry: RouteEntry) -> None:
+        if row is None:
+            routes.create_route(self.work, entry, position=position)
+        else:
+            routes.update_route(self.work, row["id"], entry, position=position)
+
+    def check_names(self, led: set[tuple[str, str]]) -> None:
+        """Raises 409 for a name with two holders, or a fallback that led somewhere before."""
+        for each in broken(self.work, led):
+            error = conflict(each.detail, each.code)
+            error.where = f"{each.kind} {each.name}"
+            raise error
+
     def remove(self, document: Document) -> None:
         """What earlier applies made or took over, and this document does not name: users before what they use."""
         live = t.api_keys.c.revoked_at_ms.is_(None)
+        self.drop("route", t.routes, {entry.name for entry in document.routes}, routes.delete_route)
         self.drop("key", t.api_keys, {entry.name for entry in document.keys}, keys.revoke_key, live)
         self.drop("price", t.prices, {entry.model for entry in document.prices}, models.delete_price)
         self.drop("model", t.models, {entry.name for entry in document.models}, models.delete_model)
@@ -312,8 +302,10 @@ class _Rehearsal(_Apply):
 
     def __init__(self, work: Work, draft: Draft, faults: list[tuple[Place, str]]) -> None:
         super().__init__(work)
+        self.draft = draft
         self.faults = faults
-        self.missed = {str(draft.values[at]).partition("/")[0] for at, _ in faults}
+        missed = [str(draft.values[at]) for at, _ in faults]
+        self.missed = {*missed, *(each.partition("/")[0] for each in missed)}
         self.places = {id(entry): at for at, entry in draft.entries.items()}
         self.whole = draft.document is not None
         sections: dict[str, list[Any]] = {section: [] for section in IDENTITY}
@@ -336,8 +328,8 @@ class _Rehearsal(_Apply):
             super().note(kind, name, row, deed, *arguments, action=action)
         except OperationError as error:
             savepoint.rollback()
-            if error.code == "not_found" and kind in ("model", "key"):
-                return  # `_unknown_references` says it, with its place; or what it refers to is at fault itself
+            if error.code == "not_found" and kind in ("model", "key", "route"):
+                return  # `References` say it, with its place; or what it refers to is at fault itself
             if error.code == "in_use" and name in self.missed:
                 return  # said where it is still referred to
             at = self.places.get(id(arguments[-1]), ()) if arguments else ()
@@ -350,6 +342,18 @@ class _Rehearsal(_Apply):
     def remove(self, document: Document) -> None:
         if self.whole:  # else: what a faulty object would keep is not known
             super().remove(document)
+
+    def check_names(self, led: set[tuple[str, str]]) -> None:
+        if not self.whole:
+            return
+        for each in broken(self.work, led):
+            if each.about not in self.missed:
+                at = self.at(each.kind, each.name)
+                self.faults.append((at, each.detail if at else f"{each.kind} {each.name}: {each.detail}"))
+
+    def at(self, kind: str, name: str) -> Place:
+        """Where the text names an object; an empty place when it does not."""
+        return next((at for at, named in self.draft.names(f"{kind}s").items() if named == name), ())
 
 
 def _delete(work: Work, delete: Callable[[Work, str], object], row: Row) -> None:

@@ -6,6 +6,7 @@ import msgspec
 import sqlalchemy as sa
 
 from potluck.admin.operations.models import DEFAULT_CAPABILITIES
+from potluck.admin.operations.views import probe_entry, route_entry
 from potluck.admin.operations.work import Row, Work
 from potluck.config.document import (
     CredentialEntry,
@@ -38,6 +39,8 @@ def export(work: Work) -> Document:
         prices=tuple(ModelPriceEntry.of(row["model"], _price(row["price"])) for row in _all(work, t.prices)),
         projects=tuple(ProjectEntry(name=row["name"], data_class=row["data_class"]) for row in _all(work, t.projects)),
         keys=tuple(_key(row, names) for row in _all(work, t.api_keys) if row["revoked_at_ms"] is None),
+        # in the order in which they are tried
+        routes=tuple(map(route_entry, sorted(_all(work, t.routes), key=lambda row: int(row["position"])))),
     )
 
 
@@ -57,6 +60,8 @@ def _provider(work: Work, row: Row) -> ProviderEntry:
         on_hangup=row["on_hangup"],
         max_connections=row["max_connections"],
         timeouts=TimeoutsEntry.from_timeouts(msgspec.json.decode(row["timeouts"], type=Timeouts)),
+        assistant_prefix=row["assistant_prefix"],
+        probe=probe_entry(row),
         credentials=tuple(
             CredentialEntry(name=each["name"], key=PLACEHOLDER, weight=each["weight"]) for each in credentials
         ),
@@ -69,6 +74,7 @@ def _model(work: Work, row: Row, names: dict[str, str]) -> ModelEntry:
         name=row["name"],
         targets=tuple(_target(each, names[each["provider_id"]]) for each in work.rows(targets)),
         placement=row["placement"],
+        aliases=msgspec.json.decode(row["aliases"], type=tuple[str, ...]),
     )
 
 
@@ -79,6 +85,9 @@ def _target(row: Row, provider: str) -> TargetEntry:
         price=None if row["price"] is None else _price(row["price"]),
         capabilities=None if capabilities == DEFAULT_CAPABILITIES else capabilities,
         context_tokens=row["context_tokens"],
+        weight=row["weight"],
+        priority=row["priority"],
+        slots=row["slots"],
     )
 
 

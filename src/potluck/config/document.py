@@ -4,41 +4,23 @@ Everything is optional but names, addresses and targets; a default is what the o
 """
 
 import datetime as dt
-import re
-from collections.abc import Iterable
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 from urllib.parse import urlsplit
 
 import msgspec
 
+from potluck.config.forms import ModelName, Name, Seconds, Usd, Weight, doubled
+from potluck.config.routing import ProbeEntry, RouteEntry
 from potluck.model.price import Price, PriceSource, usd_per_million_to_nanousd
-from potluck.model.resources import Capability, DataClass, Dialect, OnHangup, Timeouts
+from potluck.model.resources import AssistantPrefix, Capability, DataClass, Dialect, OnHangup, Timeouts
 from potluck.model.secret import Secret
 
-_NAME = msgspec.Meta(
-    pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$",
-    description="letters, digits, . _ - (at most 64, a letter or digit first)",
-)
-_MODEL_NAME = msgspec.Meta(
-    pattern=r"^[\x21-\x7e]{1,200}$", description="printable ASCII without spaces, at most 200 characters"
-)
-Name = Annotated[str, _NAME]
-"""of a provider, credential, project or key"""
-ModelName = Annotated[str, _MODEL_NAME]
-Seconds = Annotated[float, msgspec.Meta(gt=0, le=86_400, description="more than 0 and at most 86400 seconds")]
-Usd = Annotated[float, msgspec.Meta(ge=0, le=1_000_000)]
-
-NOT_YET = {
-    "routes": "routing rules",
-    "limits": "rate limits",
-    "budgets": "budgets",
-    "cache": "cache policies",
-    "notifications": "notifications",
-}
-"""Sections of the format that this version does not carry out: refused, so that nobody believes a limit binds."""
+Priority = Annotated[int, msgspec.Meta(ge=0, le=1_000)]
+Slots = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
+Aliases = Annotated[tuple[ModelName, ...], msgspec.Meta(max_length=100)]
 
 
-class PriceEntry(msgspec.Struct, frozen=True, kw_only=True):
+class PriceEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """USD per million tokens, as people write it; `per_request` in USD. A written 0 is a price."""
 
     input: Usd
@@ -93,10 +75,10 @@ class CredentialEntry(msgspec.Struct, frozen=True, kw_only=True):
 
     name: Name = "main"
     key: Secret
-    weight: Annotated[int, msgspec.Meta(ge=1, le=1_000)] = 1
+    weight: Weight = 1
 
 
-class TimeoutsEntry(msgspec.Struct, frozen=True, kw_only=True):
+class TimeoutsEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Seconds."""
 
     connect_s: Seconds = Timeouts().connect_s
@@ -123,6 +105,10 @@ class ProviderEntry(msgspec.Struct, frozen=True, kw_only=True):
     on_hangup: OnHangup = "cancel"
     max_connections: Annotated[int, msgspec.Meta(ge=1, le=65_535)] = 1024
     timeouts: TimeoutsEntry = TimeoutsEntry()
+    assistant_prefix: AssistantPrefix | None = None
+    """None: what is known of its host"""
+    probe: ProbeEntry | None = None
+    """active health checks; None: live traffic alone tells"""
     credentials: tuple[CredentialEntry, ...] = ()
 
     def check(self) -> dict[str, str]:
@@ -130,19 +116,25 @@ class ProviderEntry(msgspec.Struct, frozen=True, kw_only=True):
         wrong = {}
         if reason := base_url_fault(self.base_url):
             wrong["base_url"] = reason
-        if double := _doubled(entry.name for entry in self.credentials):
+        if double := doubled(entry.name for entry in self.credentials):
             wrong["credentials"] = f"two credentials are named {double!r}: give each its own name"
         return wrong
 
 
-class TargetEntry(msgspec.Struct, frozen=True, kw_only=True):
+class TargetEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One place that serves a model: `provider/upstream-model`, split at the first `/`."""
 
     target: ModelName
     price: PriceEntry | None = None
     capabilities: tuple[Capability, ...] | None = None
     """None: chat, completions and embeddings"""
-    context_tokens: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    context_tokens: Annotated[int, msgspec.Meta(ge=1, le=1_000_000_000)] | None = None
+    weight: Weight = 1
+    """its share under the strategy `weighted`, and among ties"""
+    priority: Priority | None = None
+    """its tier under the strategy `priority`, lower first; None: its place in the list"""
+    slots: Slots | None = None
+    """requests at once that it serves well; None: its provider's `max_connections`"""
 
     @property
     def provider(self) -> str:
@@ -167,11 +159,13 @@ class ModelEntry(msgspec.Struct, frozen=True, kw_only=True):
     targets: tuple[TargetEntry, ...]
     placement: Literal["any", "own"] = "any"
     """`own`: private weights, never leaves own infrastructure"""
+    aliases: Aliases = ()
+    """other public names for the same"""
 
     def check(self) -> dict[str, str]:
         if not self.targets:
             return {"targets": 'a model needs at least one target: targets = [{ target = "provider/model" }]'}
-        if double := _doubled(entry.target for entry in self.targets):
+        if double := doubled(entry.target for entry in self.targets):
             return {"targets": f"{double!r} stands here twice: remove one"}
         return {}
 
@@ -224,14 +218,30 @@ class KeyEntry(msgspec.Struct, frozen=True, kw_only=True):
 class Document(msgspec.Struct, frozen=True, kw_only=True):
     """A whole `potluck.toml`."""
 
+    NOT_YET: ClassVar[dict[str, str]] = {
+        "limits": "rate limits",
+        "budgets": "budgets",
+        "cache": "cache policies",
+        "notifications": "notifications",
+    }
+    """sections that this version does not carry out: refused, so that nobody believes a limit binds"""
+
     providers: tuple[ProviderEntry, ...] = ()
     models: tuple[ModelEntry, ...] = ()
     prices: tuple[ModelPriceEntry, ...] = ()
     projects: tuple[ProjectEntry, ...] = ()
     keys: tuple[KeyEntry, ...] = ()
+    routes: tuple[RouteEntry, ...] = ()
 
 
-IDENTITY = {"providers": "name", "models": "name", "prices": "model", "projects": "name", "keys": "name"}
+IDENTITY = {
+    "providers": "name",
+    "models": "name",
+    "prices": "model",
+    "projects": "name",
+    "keys": "name",
+    "routes": "name",
+}
 """The member that tells the objects of a section apart."""
 
 
@@ -250,57 +260,4 @@ def base_url_fault(base_url: str) -> str:
         return "carries a query or fragment: end it with the path, https://host/v1"
     if not base_url.isascii() or any(character <= " " for character in base_url):
         return "holds a space or a character outside ASCII"
-    return ""
-
-
-TYPE_NAMES = {
-    "str": "a text",
-    "int": "a whole number",
-    "float": "a number",
-    "bool": "true or false",
-    "datetime": "a date and time",
-    "object": "an object",
-    "array": "an array",
-    "null": "null",
-}
-_BOUNDS = {">=": "at least", "<=": "at most", ">": "more than", "<": "less than"}
-_EXPECTED = re.compile(r"^Expected `([^`]+)`(?:( of length)? ([<>]=?) (\S+)|, got `([^`]+)`)$")
-_MEMBER_FAULTS = (
-    (re.compile(r"^Object missing required field `([^`]+)`$"), "{!r} is missing"),
-    (re.compile(r"^Object contains unknown field `([^`]+)`$"), "unknown member {!r}"),
-)
-
-
-def in_words(message: str, *metas: msgspec.Meta) -> str:
-    """A validation message of `msgspec` in words; `metas` explain patterns beside the document's own."""
-    for meta in (_NAME, _MODEL_NAME, *metas):
-        message = message.replace(f"Expected `str` matching regex {meta.pattern!r}", f"allowed: {meta.description}")
-    for pattern, words in _MEMBER_FAULTS:
-        if found := pattern.match(message):
-            return words.format(found[1])
-    found = _EXPECTED.match(message)
-    if found is None:
-        return message
-    kind, length, bound, limit, got = found.groups()
-    wanted = " or ".join(TYPE_NAMES.get(each, each) for each in kind.split(" | "))
-    if got:
-        return f"must be {wanted}, not {TYPE_NAMES.get(got, got)}"
-    limit = limit.removesuffix(".0")
-    if not length:
-        return f"must be {wanted}, {_BOUNDS[bound]} {limit}"
-    unit = "characters" if kind == "str" else "items"
-    return f"must have {_BOUNDS[bound]} {limit} {unit if limit != '1' else unit[:-1]}"
-
-
-def missing_member(message: str) -> str:
-    """The member that a validation message says is missing or unknown, else an empty text."""
-    return next((found[1] for pattern, _ in _MEMBER_FAULTS if (found := pattern.match(message))), "")
-
-
-def _doubled(names: Iterable[str]) -> str:
-    seen: set[str] = set()
-    for name in names:
-        if name in seen:
-            return name
-        seen.add(name)
     return ""

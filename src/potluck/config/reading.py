@@ -3,18 +3,18 @@
 `${NAME}` in any text is replaced by that environment variable; `$${` stands for a plain `${`.
 """
 
-import difflib
 import re
 import tomllib
 import types
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import msgspec
 
-from potluck.config.document import IDENTITY, NOT_YET, TYPE_NAMES, Document
+from potluck.config.document import IDENTITY, Document
 from potluck.config.errors import ConfigError, Problem
+from potluck.config.forms import TYPE_NAMES, near
 from potluck.config.positions import Step, line_of, positions
 from potluck.model.secret import Secret
 
@@ -130,6 +130,25 @@ def _doubles(draft: Draft) -> list[tuple[Place, str]]:
                 mend = "keep one" if section == "prices" else "give each its own name"
                 found.append((at, f"two of them are named {name!r}: {mend}"))
             seen.add(name)
+    return found + _shared(draft)
+
+
+def _shared(draft: Draft) -> list[tuple[Place, str]]:
+    """Each alias and route whose name is another's already: callers name models, aliases and routes alike."""
+    found: list[tuple[Place, str]] = []
+    models, routes = draft.names("models"), draft.names("routes")
+    holders = {name: f"a model is named {name!r}" for name in models.values()}
+    for at, alias in draft.values.items():
+        match at:
+            case ("models", int(index), "aliases", _):
+                if alias in holders:
+                    found.append((at, f"{holders[str(alias)]} already: choose another alias"))
+                else:
+                    owner = models.get(("models", index, "name"), "?")
+                    holders[str(alias)] = f"model {owner!r} has the alias {alias!r}"
+    for at, name in routes.items():
+        if name in holders:
+            found.append((at, f"{holders[name]} already: choose another name for the route"))
     return found
 
 
@@ -153,12 +172,11 @@ class _Reader:
         for name in value:
             if name not in known:
                 sound = False
-                if cls is Document and name in NOT_YET:
-                    self.wrong(
-                        (*at, name), f"{NOT_YET[name]} are not in this version of Potluck yet: remove [[{name}]]"
-                    )
+                if later := getattr(cls, "NOT_YET", {}).get(name):
+                    what = f"[[{name}]]" if cls is Document else f"`{name}`"
+                    self.wrong((*at, name), f"{later} are not in this version of Potluck yet: remove {what}")
                 else:
-                    self.wrong((*at, name), f"unknown member{_near(name, known)}")
+                    self.wrong((*at, name), f"unknown member{near(name, known)}")
         built: dict[str, Any] = {}
         for name, field in known.items():
             if name in value:
@@ -182,14 +200,16 @@ class _Reader:
     def convert(self, kind: Any, value: object, at: Place) -> object:
         origin, arguments = get_origin(kind), get_args(kind)
         if origin in (Union, types.UnionType):
-            (kind,) = (each for each in arguments if each is not type(None))
-            return self.convert(kind, value, at)
-        if origin is tuple:
-            if not isinstance(value, list):
-                self.wrong(at, f"must be an array, not {_kind(value)}")
+            kinds = [each for each in arguments if each is not type(None)]
+            meant = kinds[0] if len(kinds) == 1 else next((each for each in kinds if _suits(each, value)), None)
+            if meant is None:
+                self.wrong(at, f"must be {' or '.join(map(_named, kinds))}, not {_shown(value)}")
                 return _MISSING
-            items = [self.convert(arguments[0], item, (*at, index)) for index, item in enumerate(value)]
-            return _MISSING if _MISSING in items else tuple(items)
+            return self.convert(meant, value, at)
+        if origin is Annotated and get_origin(arguments[0]) is tuple:
+            return self.items(get_args(arguments[0])[0], value, at, arguments[1])
+        if origin is tuple:
+            return self.items(arguments[0], value, at, msgspec.Meta())
         if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
             return self.build(kind, value, at)
         if isinstance(value, str):
@@ -210,13 +230,24 @@ class _Reader:
             self.draft.values[at] = made
         return made
 
+    def items(self, kind: Any, value: object, at: Place, bounds: msgspec.Meta) -> object:
+        if not isinstance(value, list):
+            self.wrong(at, f"must be an array, not {_kind(value)}")
+            return _MISSING
+        items = [self.convert(kind, item, (*at, index)) for index, item in enumerate(value)]
+        least, most = bounds.min_length or 0, bounds.max_length or len(items)
+        if not least <= len(items) <= most:
+            self.wrong(at, f"must have at least {least} item" if len(items) < least else f"may have {most} items")
+            return _MISSING
+        return _MISSING if _MISSING in items else tuple(items)
+
     def leaf(self, kind: Any, value: object, at: Place) -> object:
         meta = next((each for each in get_args(kind)[1:]), None) if get_origin(kind) is Annotated else None
         bare = get_args(kind)[0] if meta is not None else kind
         if get_origin(bare) is Literal:
             choices = [str(choice) for choice in get_args(bare)]
             if value not in choices:
-                self.wrong(at, f"must be one of {', '.join(choices)}, not {_shown(value)}{_near(str(value), choices)}")
+                self.wrong(at, f"must be one of {', '.join(choices)}, not {_shown(value)}{near(str(value), choices)}")
                 return _MISSING
             return value
         try:
@@ -252,6 +283,26 @@ class _Reader:
         return None if failed else replaced
 
 
+def _suits(kind: Any, value: object) -> bool:
+    """Whether `value` is meant as this one of several kinds, by its form."""
+    bare = get_args(kind)[0] if get_origin(kind) is Annotated else kind
+    if get_origin(bare) is Literal:
+        return value in get_args(bare)
+    if isinstance(bare, type) and issubclass(bare, msgspec.Struct):
+        return isinstance(value, dict)
+    return type(value) is bare
+
+
+def _named(kind: Any) -> str:
+    """What to write for this one of several kinds."""
+    if get_origin(kind) is Annotated:
+        bare, meta = get_args(kind)[:2]
+        return str(meta.description or TYPE_NAMES[bare.__name__])
+    if get_origin(kind) is Literal:
+        return " or ".join(f'"{choice}"' for choice in get_args(kind))
+    return TYPE_NAMES.get(kind.__name__, "a table")
+
+
 def _kind(value: object) -> str:
     names = {"dict": "a table", "list": "an array", **TYPE_NAMES}
     return names.get(type(value).__name__, type(value).__name__)
@@ -267,13 +318,6 @@ def _allowed(meta: msgspec.Meta) -> str:
         return meta.description
     parts = [f"at least {meta.ge}" if meta.ge is not None else "", f"at most {meta.le}" if meta.le is not None else ""]
     return " and ".join(part for part in parts if part)
-
-
-def _near(name: str, known: Iterable[str]) -> str:
-    """`; did you mean 'base_url'?`, or what there is to choose from."""
-    names = list(known)
-    found = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.6)
-    return f"; did you mean {found[0]!r}?" if found else f" (known: {', '.join(names)})"
 
 
 def _path_text(at: Place) -> str:

@@ -4,7 +4,8 @@ import msgspec
 import pytest
 
 from potluck.config import ConfigError
-from potluck.config.document import Name, PriceEntry, base_url_fault, in_words
+from potluck.config.document import PriceEntry, base_url_fault
+from potluck.config.forms import Name, in_words
 from potluck.config.reading import load, parse, read, read_text, variables
 from potluck.model.resources import Timeouts
 from potluck.model.secret import Secret
@@ -116,7 +117,7 @@ targets = [
     ]
 
 
-@pytest.mark.parametrize("section", ["routes", "limits", "budgets", "cache", "notifications"])
+@pytest.mark.parametrize("section", ["limits", "budgets", "cache", "notifications"])
 def test_sections_that_would_not_be_carried_out_are_refused(section: str) -> None:
     """A limit that does not bind is worse than none: sections of later versions are named and refused."""
     (problem,) = problems_of(f'[[{section}]]\nname = "x"\n')

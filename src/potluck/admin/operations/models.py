@@ -7,6 +7,7 @@ import msgspec
 import sqlalchemy as sa
 
 from potluck.admin.errors import invalid, not_found
+from potluck.admin.operations.names import check_aliases, names_kept
 from potluck.admin.operations.views import (
     DeclaredModelView,
     PriceView,
@@ -26,13 +27,22 @@ DEFAULT_CAPABILITIES: tuple[Capability, ...] = ("chat", "completions", "embeddin
 
 
 def create_model(
-    work: Work, name: str, targets: Iterable[TargetEntry] = (), *, placement: Literal["any", "own"] = "any"
+    work: Work,
+    name: str,
+    targets: Iterable[TargetEntry] = (),
+    *,
+    placement: Literal["any", "own"] = "any",
+    aliases: tuple[str, ...] = (),
 ) -> DeclaredModelView:
-    """Declare a public name and its targets, in order. Raises 400, 404 (provider), 409 (name taken)."""
+    """Declare a public name and its targets, in order. Raises 400, 404 (provider), 409 (a name taken)."""
     taken = f"there is a model {name!r} already: choose another name, or add targets to that one"
-    row = work.insert(t.models, taken, id=new_id("mdl"), name=name, placement=placement)
+    check_aliases(work, aliases)
+    with names_kept(work):
+        row = work.insert(
+            t.models, taken, id=new_id("mdl"), name=name, placement=placement, aliases=_names_text(aliases)
+        )
     work.touch(models=True)
-    work.audit("model.create", row["id"], name, placement=placement)
+    work.audit("model.create", row["id"], name, placement=placement, aliases=aliases)
     for position, entry in enumerate(targets):
         create_target(work, row["id"], entry, position=position)
     return view_model(work, row)
@@ -44,13 +54,17 @@ def update_model(
     *,
     name: str | None = None,
     placement: Literal["any", "own"] | None = None,
+    aliases: tuple[str, ...] | None = None,
     targets: Iterable[TargetEntry] | None = None,
 ) -> DeclaredModelView:
     """Change what is given; `targets` replaces the list (a target that stays keeps its id). Raises 400, 404, 409."""
     row = find_model(work, ref)
-    given = {"name": name, "placement": placement}
+    given = {"name": name, "placement": placement, "aliases": None if aliases is None else _names_text(aliases)}
     values = {member: value for member, value in given.items() if value is not None}
-    changed = work.update(t.models, row, f"there is a model {name!r} already: choose another name", **values)
+    have = msgspec.json.decode(row["aliases"], type=tuple[str, ...])
+    check_aliases(work, [alias for alias in aliases or () if alias not in have])
+    with names_kept(work):
+        changed = work.update(t.models, row, f"there is a model {name!r} already: choose another name", **values)
     if changed is not row:
         work.touch(models=True)
         work.audit("model.update", row["id"], changed["name"], **values)
@@ -69,7 +83,8 @@ def update_model(
 def delete_model(work: Work, ref: str) -> None:
     """Remove a declared model with its targets. Raises 404, 409."""
     row = find_model(work, ref)
-    work.delete(t.models, row)
+    with names_kept(work):
+        work.delete(t.models, row)
     work.touch(models=True)
     work.audit("model.delete", row["id"], row["name"])
 
@@ -117,8 +132,11 @@ def update_target(
     price: PriceEntry | msgspec.UnsetType | None = msgspec.UNSET,
     capabilities: tuple[Capability, ...] | None = None,
     context_tokens: int | msgspec.UnsetType | None = msgspec.UNSET,
+    weight: int | None = None,
+    priority: int | msgspec.UnsetType | None = msgspec.UNSET,
+    slots: int | msgspec.UnsetType | None = msgspec.UNSET,
 ) -> TargetView:
-    """Change what is given; a price of None takes the written one away. Raises 404, 409."""
+    """Change what is given; None takes a price, priority or number of slots away. Raises 404, 409."""
     row = work.find(t.targets, "target", target_id)
     work.check_writable("target", row)
     values: dict[str, Any] = {}
@@ -128,8 +146,10 @@ def update_target(
         values["price"] = _price_text(work, price)
     if capabilities is not None:
         values["capabilities"] = msgspec.json.encode(capabilities).decode()
-    if context_tokens is not msgspec.UNSET:
-        values["context_tokens"] = context_tokens
+    if weight is not None:
+        values["weight"] = weight
+    given = {"context_tokens": context_tokens, "priority": priority, "slots": slots}
+    values |= {member: value for member, value in given.items() if value is not msgspec.UNSET}
     changed = work.update(t.targets, row, **values)
     view = view_target(work, changed)
     if changed is not row:
@@ -238,7 +258,14 @@ def _target_members(work: Work, entry: TargetEntry) -> dict[str, Any]:
         "price": _price_text(work, entry.price),
         "capabilities": msgspec.json.encode(entry.capabilities or DEFAULT_CAPABILITIES).decode(),
         "context_tokens": entry.context_tokens,
+        "weight": entry.weight,
+        "priority": entry.priority,
+        "slots": entry.slots,
     }
+
+
+def _names_text(names: tuple[str, ...]) -> str:
+    return msgspec.json.encode(names).decode()
 
 
 def _price_text(work: Work, price: PriceEntry | None) -> str | None:

@@ -1,16 +1,19 @@
 """Providers and their credentials: upstream accounts and servers of one's own."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import msgspec
 import sqlalchemy as sa
 
 from potluck.admin.errors import OperationError, conflict, invalid, not_found
+from potluck.admin.operations.names import names_kept
 from potluck.admin.operations.views import CredentialView, ProviderView, credential_view, provider_view
 from potluck.admin.operations.work import Row, Work
+from potluck.config.routing import ProbeEntry
 from potluck.identity.keys import hint
 from potluck.model.ids import new_id
-from potluck.model.resources import OnHangup, Timeouts
+from potluck.model.resources import AssistantPrefix, OnHangup, Timeouts
 from potluck.model.secret import Secret
 from potluck.providers.base_url import parse_base_url
 from potluck.store import tables as t
@@ -28,6 +31,8 @@ def create_provider(
     on_hangup: OnHangup = "cancel",
     timeouts: Timeouts | None = None,
     max_connections: int = 1024,
+    assistant_prefix: AssistantPrefix | None = None,
+    probe: ProbeEntry | None = None,
     builtin: bool = False,
 ) -> ProviderView:
     """Raises 400 for an address or dialect that cannot be, 409 when the name is taken."""
@@ -43,6 +48,8 @@ def create_provider(
         on_hangup=on_hangup,
         timeouts=msgspec.json.encode(timeouts or Timeouts()).decode(),
         max_connections=max_connections,
+        assistant_prefix=assistant_prefix,
+        probe=_probe_text(probe),
         builtin=builtin,
     )
     work.touch(providers=[row["id"]], models=True)
@@ -61,8 +68,10 @@ def update_provider(
     on_hangup: OnHangup | None = None,
     timeouts: Timeouts | None = None,
     max_connections: int | None = None,
+    assistant_prefix: AssistantPrefix | msgspec.UnsetType | None = msgspec.UNSET,
+    probe: ProbeEntry | msgspec.UnsetType | None = msgspec.UNSET,
 ) -> ProviderView:
-    """Change what is given. Raises 400, 404, 409."""
+    """Change what is given; None takes an assistant prefix or probes away. Raises 400, 404, 409."""
     row = find_provider(work, ref)
     check_provider(row["base_url"] if base_url is None else base_url, row["dialect"] if dialect is None else dialect)
     given = {
@@ -74,8 +83,13 @@ def update_provider(
         "timeouts": None if timeouts is None else msgspec.json.encode(timeouts).decode(),
         "max_connections": max_connections,
     }
-    values = {member: value for member, value in given.items() if value is not None}
-    changed = work.update(t.providers, row, f"there is a provider {name!r} already: choose another name", **values)
+    values: dict[str, Any] = {member: value for member, value in given.items() if value is not None}
+    if assistant_prefix is not msgspec.UNSET:
+        values["assistant_prefix"] = assistant_prefix
+    if probe is not msgspec.UNSET:
+        values["probe"] = _probe_text(probe)
+    with names_kept(work):
+        changed = work.update(t.providers, row, f"there is a provider {name!r} already: choose another name", **values)
     if changed is not row:
         if changed["base_url"] != row["base_url"]:
             # what another server named says nothing about this one
@@ -96,7 +110,8 @@ def delete_provider(work: Work, ref: str) -> None:
     ).scalar()
     if used is not None:
         raise conflict(f"model {used!r} has a target at provider {row['name']!r}: remove that target first", "in_use")
-    work.delete(t.providers, row)
+    with names_kept(work):
+        work.delete(t.providers, row)
     work.touch(providers=[row["id"]], models=True)
     work.audit("provider.delete", row["id"], row["name"])
 
@@ -235,6 +250,15 @@ def view_provider(work: Work, row: Row) -> ProviderView:
     own = sa.select(credentials).where(credentials.c.provider_id == row["id"]).order_by(credentials.c.created_at_ms)
     count = sa.select(sa.func.count()).select_from(listed).where(listed.c.provider_id == row["id"])
     return provider_view(row, work.rows(own), int(work.connection.execute(count).scalar() or 0))
+
+
+def _probe_text(probe: ProbeEntry | None) -> str | None:
+    """Probes as stored. Raises 400."""
+    if probe is None:
+        return None
+    for member, message in probe.check().items():
+        raise invalid(f"probe.{member}", message)
+    return msgspec.json.encode(probe.to_probe()).decode()
 
 
 def _usable(secret: Secret) -> Secret:

@@ -7,8 +7,32 @@ import msgspec
 
 from potluck.admin.operations.work import Row
 from potluck.config.document import PriceEntry
+from potluck.config.routing import (
+    AffinityEntry,
+    ConstraintsEntry,
+    HedgeEntry,
+    MatchEntry,
+    ProbeEntry,
+    RouteEntry,
+    RouteTimeoutsEntry,
+)
 from potluck.model.price import Price
-from potluck.model.resources import Capability, DataClass, Dialect, OnHangup, Origin, Timeouts
+from potluck.model.resources import (
+    Affinity,
+    AssistantPrefix,
+    Capability,
+    DataClass,
+    Dialect,
+    Hedge,
+    OnHangup,
+    Origin,
+    Probe,
+    RouteConstraints,
+    RouteMatch,
+    RouteTimeouts,
+    Strategy,
+    Timeouts,
+)
 
 _STRINGS = msgspec.json.Decoder(list[str])
 _CAPABILITIES = msgspec.json.Decoder(list[Capability])
@@ -84,6 +108,9 @@ class ProviderView(msgspec.Struct, frozen=True, kw_only=True):
     on_hangup: OnHangup
     max_connections: int
     timeouts: Timeouts
+    assistant_prefix: AssistantPrefix | None
+    """null: what is known of its host"""
+    probe: ProbeEntry | None
     builtin: bool
     credentials: list[CredentialView]
     listed_models: int
@@ -106,6 +133,11 @@ class TargetView(msgspec.Struct, frozen=True, kw_only=True):
     price: PriceEntry | None
     capabilities: list[Capability]
     context_tokens: int | None
+    weight: int
+    priority: int | None
+    """its tier under the strategy `priority`; null: its position"""
+    slots: int | None
+    """requests at once that it serves well; null: its provider's `max_connections`"""
     origin: Origin
     created_at_ms: int
 
@@ -114,7 +146,28 @@ class DeclaredModelView(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     name: str
     placement: Literal["any", "own"]
+    aliases: list[str]
+    """other public names for the same"""
     targets: list[TargetView]
+    origin: Origin
+    created_at_ms: int
+
+
+class RouteView(msgspec.Struct, frozen=True, kw_only=True):
+    """A routing rule. Rules are tried by `position`, lowest first, the older first among equals; the first that matches
+    is the request's."""
+
+    id: str
+    name: str
+    position: int
+    match: MatchEntry
+    strategy: Strategy
+    split: Literal["key", "user"] | None
+    constraints: ConstraintsEntry
+    fallback: list[str]
+    timeouts: RouteTimeoutsEntry
+    hedge: HedgeEntry | None
+    affinity: AffinityEntry | None
     origin: Origin
     created_at_ms: int
 
@@ -173,9 +226,21 @@ def credential_view(row: Row, provider: str) -> CredentialView:
 
 
 def provider_view(row: Row, credentials: list[Row], listed_models: int) -> ProviderView:
-    views = [credential_view(each, row["name"]) for each in credentials]
-    timeouts = _TIMEOUTS.decode(row["timeouts"])
-    return ProviderView(**_taken(ProviderView, row, credentials=views, timeouts=timeouts, listed_models=listed_models))
+    return ProviderView(
+        **_taken(
+            ProviderView,
+            row,
+            credentials=[credential_view(each, row["name"]) for each in credentials],
+            timeouts=_TIMEOUTS.decode(row["timeouts"]),
+            probe=probe_entry(row),
+            listed_models=listed_models,
+        )
+    )
+
+
+def probe_entry(row: Row) -> ProbeEntry | None:
+    """A provider's probes as a file says them."""
+    return None if row["probe"] is None else ProbeEntry.from_probe(msgspec.json.decode(row["probe"], type=Probe))
 
 
 def target_view(row: Row, model: str, provider: str) -> TargetView:
@@ -194,7 +259,39 @@ def target_view(row: Row, model: str, provider: str) -> TargetView:
 
 
 def model_view(row: Row, targets: list[TargetView]) -> DeclaredModelView:
-    return DeclaredModelView(**_taken(DeclaredModelView, row, targets=targets))
+    aliases = _STRINGS.decode(row["aliases"])
+    return DeclaredModelView(**_taken(DeclaredModelView, row, targets=targets, aliases=aliases))
+
+
+def route_view(row: Row) -> RouteView:
+    entry = route_entry(row)
+    affinity = entry.to_affinity()
+    made = {name: getattr(entry, name) for name in entry.__struct_fields__}
+    made |= {
+        "fallback": list(entry.fallback),
+        "affinity": None if affinity is None else AffinityEntry.from_affinity(affinity),
+    }
+    return RouteView(**_taken(RouteView, row, **made))
+
+
+def route_entry(row: Row) -> RouteEntry:
+    """A route as a file says it."""
+
+    def stored(member: str, kind: type[T]) -> T:
+        return msgspec.json.decode(row[member], type=kind)
+
+    affinity = None if row["affinity"] is None else stored("affinity", Affinity)
+    return RouteEntry(
+        name=row["name"],
+        match=MatchEntry.from_match(stored("match", RouteMatch)),
+        strategy=row["strategy"],
+        split=row["split_by"] or None,
+        constraints=ConstraintsEntry.from_constraints(stored("constraints", RouteConstraints)),
+        fallback=stored("fallback", tuple[str, ...]),
+        timeouts=RouteTimeoutsEntry.from_timeouts(stored("timeouts", RouteTimeouts)),
+        hedge=None if row["hedge"] is None else HedgeEntry.from_hedge(stored("hedge", Hedge)),
+        affinity=affinity == Affinity() or (False if affinity is None else AffinityEntry.from_affinity(affinity)),
+    )
 
 
 def price_view(row: Row) -> PriceView:

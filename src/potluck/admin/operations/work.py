@@ -120,10 +120,18 @@ class Work:
             raise kept_by_file(kind, next(row[member] for member in ("name", "model", "id") if member in row))
 
     def touch(
-        self, *, keys: Iterable[str] = (), providers: Iterable[str] = (), models: bool = False, prices: bool = False
+        self,
+        *,
+        keys: Iterable[str] = (),
+        providers: Iterable[str] = (),
+        models: bool = False,
+        prices: bool = False,
+        rules: bool = False,
     ) -> None:
-        """Note what the snapshot has to compile again."""
-        self.change |= Change(0, frozenset(keys), frozenset(providers), models, prices)
+        """Note what the snapshot has to compile again; `rules`: routes."""
+        self.change |= Change(
+            keys=frozenset(keys), providers=frozenset(providers), models=models, prices=prices, rules=rules
+        )
 
     def audit(self, action: str, object_id: str, name: str, /, **detail: Any) -> None:
         """Append to the audit log. `detail` must hold no secret. Each entry's hash covers the one before it."""

@@ -30,6 +30,7 @@ ID_PREFIXES = {
     "models": "mdl",
     "targets": "tgt",
     "prices": "prc",
+    "routes": "rte",
 }
 
 

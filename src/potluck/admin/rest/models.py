@@ -12,7 +12,6 @@ from potluck.admin.rest.auth import AdminRequest, FromGateway, idempotency_of
 from potluck.admin.rest.bodies import ChangeModel, ChangeTarget, MakeModel, MakeTarget, SetPrice, given
 from potluck.admin.rest.lists import DEFAULT_LIMIT, Cursor, Limit, Listed, list_page
 from potluck.admin.rest.problems import described
-from potluck.config.document import TargetEntry
 from potluck.store import tables as t
 
 
@@ -33,7 +32,7 @@ async def make_model(request: AdminRequest, control: FromGateway, data: JSONBody
     """Declare a model name and the targets that serve it, in order."""
     return await control.do(
         request.user,
-        lambda work: models.create_model(work, data.name, data.targets, placement=data.placement),
+        lambda work: models.create_model(work, data.name, data.targets, placement=data.placement, aliases=data.aliases),
         await idempotency_of(request, 201),
     )
 
@@ -48,7 +47,7 @@ async def show_model(request: AdminRequest, control: FromGateway, ref: FromPath[
 async def change_model(
     request: AdminRequest, control: FromGateway, ref: FromPath[str], data: JSONBody[ChangeModel]
 ) -> DeclaredModelView:
-    """Change what is sent; `targets` replaces the list."""
+    """Change what is sent; `aliases` and `targets` replace the list."""
     values: dict[str, Any] = given(data)
     return await control.do(request.user, lambda work: models.update_model(work, ref, **values))
 
@@ -81,12 +80,9 @@ async def list_targets(
 @post("/targets", responses=described(409, 422))
 async def make_target(request: AdminRequest, control: FromGateway, data: JSONBody[MakeTarget]) -> TargetView:
     """Add a target to a declared model."""
-    entry = TargetEntry(
-        target=data.target, price=data.price, capabilities=data.capabilities, context_tokens=data.context_tokens
-    )
     return await control.do(
         request.user,
-        lambda work: models.create_target(work, data.model, entry, position=data.position),
+        lambda work: models.create_target(work, data.model, data, position=data.position),
         await idempotency_of(request, 201),
     )
 
@@ -101,7 +97,7 @@ async def show_target(request: AdminRequest, control: FromGateway, ref: FromPath
 async def change_target(
     request: AdminRequest, control: FromGateway, ref: FromPath[str], data: JSONBody[ChangeTarget]
 ) -> TargetView:
-    """Change what is sent; a price of null takes the written one away."""
+    """Change what is sent; null takes a written price, number of tokens, priority or number of slots away."""
     values: dict[str, Any] = given(data)
     return await control.do(request.user, lambda work: models.update_target(work, ref, **values))
 

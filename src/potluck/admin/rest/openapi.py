@@ -10,7 +10,7 @@ from potluck.admin import apply, asking
 from potluck.admin.operations import views
 from potluck.admin.rest import bodies, configuration, health, problems, reports
 from potluck.admin.rest.auth import PUBLIC, AdminRequest
-from potluck.config import document as entries
+from potluck.config import document, routing
 from potluck.model import resources
 
 Json = dict[str, Any]
@@ -20,11 +20,12 @@ OBJECTS: tuple[ModuleType, ...] = (
     asking,
     bodies,
     configuration,
-    entries,
+    document,
     health,
     problems,
     reports,
     resources,
+    routing,
     views,
 )
 """modules whose structs the API sends or takes"""

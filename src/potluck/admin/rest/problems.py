@@ -12,8 +12,8 @@ from litestar.status_codes import HTTP_500_INTERNAL_SERVER_ERROR
 from potluck.admin.errors import OperationError
 from potluck.admin.operations.work import Replayed
 from potluck.admin.rest.bodies import PATTERNS
-from potluck.config.document import in_words, missing_member
 from potluck.config.errors import ConfigError
+from potluck.config.forms import in_words, missing_member
 from potluck.ledger.reports import ReportError
 from potluck.snapshot import SnapshotError
 from potluck.store.errors import disk_fault

@@ -18,9 +18,12 @@ from potluck.admin.rest.bodies import (
     MakeProvider,
     RotateCredential,
     given,
+    merged,
 )
 from potluck.admin.rest.lists import DEFAULT_LIMIT, Cursor, Limit, Listed, list_page
 from potluck.admin.rest.problems import described
+from potluck.config.document import TimeoutsEntry
+from potluck.config.routing import ProbeEntry
 from potluck.model.secret import Secret
 from potluck.store import tables as t
 
@@ -54,6 +57,8 @@ async def make_provider(request: AdminRequest, control: FromGateway, data: JSONB
             on_hangup=data.on_hangup,
             timeouts=data.timeouts.to_timeouts(),
             max_connections=data.max_connections,
+            assistant_prefix=data.assistant_prefix,
+            probe=data.probe,
         )
         if data.key is not None:
             providers.create_credential(work, made.id, FIRST_CREDENTIAL, Secret(data.key))
@@ -74,11 +79,18 @@ async def show_provider(request: AdminRequest, control: FromGateway, ref: FromPa
 async def change_provider(
     request: AdminRequest, control: FromGateway, ref: FromPath[str], data: JSONBody[ChangeProvider]
 ) -> ProviderView:
-    """Change what is sent. A new base URL forgets the models that the old one named."""
+    """Change what is sent, inside objects too. A new base URL forgets the models that the old one named."""
     values: dict[str, Any] = given(data)
-    if data.timeouts:
-        values["timeouts"] = data.timeouts.to_timeouts()
-    return await control.do(request.user, lambda work: providers.update_provider(work, ref, **values))
+
+    def change(work: Work) -> ProviderView:
+        if data.timeouts:
+            have = TimeoutsEntry.from_timeouts(providers.show_provider(work, ref).timeouts)
+            values["timeouts"] = merged(have, data.timeouts).to_timeouts()
+        if data.probe:
+            values["probe"] = merged(providers.show_provider(work, ref).probe or ProbeEntry(), data.probe)
+        return providers.update_provider(work, ref, **values)
+
+    return await control.do(request.user, change)
 
 
 @delete("/providers/{ref:str}", responses=described(409))

@@ -52,6 +52,9 @@ class SnapshotTarget(msgspec.Struct, frozen=True):
     price: dict[str, Any] | None
     """USD per million tokens, with the `version` and `source` that it comes from"""
     capabilities: list[Capability]
+    weight: int
+    priority: int
+    slots: int
     unroutable: str
     """why it is not called, with the command that mends it; empty when it is"""
 
@@ -60,6 +63,8 @@ class SnapshotModel(msgspec.Struct, frozen=True):
     """A public name as the data plane serves it. `id` and `placement` are a declared model's, else null."""
 
     name: str
+    alias_of: str
+    """the model's proper name, when this is an alias; else empty"""
     id: str | None
     placement: str | None
     targets: list[SnapshotTarget]
@@ -71,6 +76,8 @@ class SnapshotView(msgspec.Struct, frozen=True):
     version: int
     keys: int
     pins: int
+    routes: list[str]
+    """names, in the order in which they are tried"""
     problem: str
     models: list[SnapshotModel]
 
@@ -101,7 +108,7 @@ async def usage(
     report = await _report(control, reports.usage_report, by, start, until_ms, limit, scope)
     rows: list[dict[str, Any]] = report["data"]
     if by in NAMED:
-        names = await _names(control, request.user, by)
+        names = await _names(control, request.user, NAMED[by])
         rows = [{**row, by: names.get(row[by], row[by]), f"{by}_id": row[by]} for row in rows]
     return UsageReport(rows, report["total"])
 
@@ -135,6 +142,8 @@ async def show_request(request: AdminRequest, control: FromGateway, request_id: 
     record = await _report(control, reports.request_detail, request_id, scope)
     if record is None:
         raise not_found("request", request_id)
+    keys = await _names(control, request.user, t.credentials)
+    record["attempts"] = [each | {"credential": keys.get(each["credential_id"])} for each in record["attempts"]]
     return (await _named(control, request.user, [record]))[0]
 
 
@@ -172,8 +181,11 @@ async def show_snapshot(request: AdminRequest, control: FromGateway) -> Snapshot
         return {row["name"]: row for row in work.rows(sa.select(t.models).where(mine))}
 
     declared = await control.see(request.user, look)
-    view = await asyncio.to_thread(lambda: [_model(each, declared.get(each.name)) for each in current.models.values()])
-    return SnapshotView(current.version, len(current.keys), len(current.pins), control.snapshots.problem, view)
+    view = await asyncio.to_thread(
+        lambda: [_model(each, declared.get(each.alias_of or each.name)) for each in current.models.values()]
+    )
+    routes = [route.name for route in current.routes]
+    return SnapshotView(current.version, len(current.keys), len(current.pins), routes, control.snapshots.problem, view)
 
 
 def check_audit(work: Work) -> AuditCheck:
@@ -191,6 +203,7 @@ def _model(model: CompiledModel, declared: Row | None) -> SnapshotModel:
     targets = {target.id: target for target in reversed(model.targets)}
     return SnapshotModel(
         model.name,
+        model.alias_of,
         declared["id"] if declared else None,
         declared["placement"] if declared else None,
         [_target(targets[target_id]) for target_id in dict.fromkeys(target.id for target in model.targets)],
@@ -204,7 +217,16 @@ def _target(target: CompiledTarget) -> SnapshotTarget:
         price = {name: value for name, value in entry.items() if value is not None}
         price |= {"version": target.price.version, "source": target.price.source}
     return SnapshotTarget(
-        target.id, target.name, target.provider, target.own, price, list(target.heads), target.unroutable
+        target.id,
+        target.name,
+        target.provider,
+        target.own,
+        price,
+        list(target.heads),
+        target.weight,
+        target.priority,
+        target.slots,
+        target.unroutable,
     )
 
 
@@ -231,9 +253,7 @@ async def _report(control: Control, question: Callable[..., T], *arguments: Any)
     return await asyncio.to_thread(question, path, *arguments)
 
 
-async def _names(control: Control, actor: Actor, kind: str) -> dict[str, str]:
-    table = NAMED[kind]
-
+async def _names(control: Control, actor: Actor, table: sa.Table) -> dict[str, str]:
     def look(work: Work) -> dict[str, str]:
         mine = table.c.organisation_id == work.organisation_id
         return {row["id"]: row["name"] for row in work.rows(sa.select(table.c.id, table.c.name).where(mine))}
@@ -243,7 +263,7 @@ async def _names(control: Control, actor: Actor, kind: str) -> dict[str, str]:
 
 async def _named(control: Control, actor: Actor, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Records with the names that their ids have now, beside the ids."""
-    keys, projects = await _names(control, actor, "key"), await _names(control, actor, "project")
+    keys, projects = await _names(control, actor, t.api_keys), await _names(control, actor, t.projects)
     return [
         {**record, "key": keys.get(record["key_id"]), "project": projects.get(record["project_id"])}
         for record in records
