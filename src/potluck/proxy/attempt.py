@@ -23,6 +23,7 @@ from potluck.providers.openai import classify_status, read_error
 from potluck.proxy import verdict
 from potluck.proxy.relay import Relay
 from potluck.wire.dialects.answer import MalformedAnswer, read_response
+from potluck.wire.dialects.splice import ResumableTap
 
 if TYPE_CHECKING:
     from potluck.proxy.exchange import Exchange
@@ -55,8 +56,10 @@ class Attempt:
         "option",
         "over",
         "relay",
+        "slowed",
         "start_us",
         "status",
+        "tap",
         "target",
     )
 
@@ -72,8 +75,12 @@ class Attempt:
         self.body = body
         self.call: Call | None = None
         self.relay: Relay | None = None
+        self.tap: ResumableTap | None = None
+        """what reads its stream, where that may go on elsewhere"""
         self.over = self.committed = False
         """committed: this attempt's content goes to the caller"""
+        self.slowed = False
+        """its caller took less than came: how long it took says nothing about the target"""
         self.content_at = 0.0
         """a stream must have content by then"""
         self.status = self.start_us = self.connected_us = self.first_byte_us = self.first_content_us = 0

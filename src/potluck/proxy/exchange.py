@@ -44,16 +44,18 @@ from potluck.proxy.attempt import Attempt
 from potluck.proxy.own_answers import refuse
 from potluck.proxy.relay import Relay
 from potluck.proxy.routing import MAX_FORMS, Candidates, LaneOption, Run
-from potluck.wire.dialects import resume
 from potluck.wire.dialects.envelope import (
     Envelope,
     decode_envelope,
     encode_upstream_body,
     read_control_fields,
 )
+from potluck.wire.dialects.resume import continuation, seam_comment, why_not
+from potluck.wire.dialects.splice import Earlier, ResumableTap
+from potluck.wire.dialects.stream import StreamTap
 from potluck.wire.errors import RequestError, encode_error, encode_stream_error
 from potluck.wire.http1 import Head
-from potluck.wire.sse import encode_comment
+from potluck.wire.sse import encode_comment, encode_event
 
 if TYPE_CHECKING:
     from potluck.proxy.listener import Connection
@@ -79,13 +81,13 @@ class Exchange:
         "_candidates",
         "_content_sent",
         "_control_fields",
+        "_cut_at",
         "_failures",
         "_first_content_us",
         "_head_sent",
         "_last_out_at",
         "_late",
         "_minor",
-        "_own_usage",
         "_paused_at",
         "_read_us",
         "_record",
@@ -93,6 +95,7 @@ class Exchange:
         "_resumable",
         "_rival",
         "_run",
+        "_spoke",
         "_started_us",
         "_state",
         "_then",
@@ -152,8 +155,10 @@ class Exchange:
         self._late = False
         """the head went out with a comment, before target and attempts were known"""
         self._paused_at = 0.0
-        self._own_usage: TokenUsage | None = None
-        """of the answering attempt, where the record's is the sum over several"""
+        self._spoke: Attempt | None = None
+        """the one whose content went to the caller last"""
+        self._cut_at = 0
+        """so many failures were there when the stream was cut; 0: it was not"""
         # moments in microseconds, 0 where not reached
         self._started_us = int(started_at * 1e6)
         self._first_content_us = self._upstream_us = 0
@@ -182,9 +187,7 @@ class Exchange:
             return
         if envelope.stream:
             self._last_out_at = now
-            self._resumable = (
-                envelope.controls is not None and envelope.controls.resume == "allow" and not resume.why_not(envelope)
-            )
+            self._resumable = envelope.controls is not None and not why_not(envelope)
         self._begin(option, "first")
 
     def _refuse(self, error: RequestError) -> None:
@@ -258,7 +261,7 @@ class Exchange:
             return
         if not written:
             attempt.cancel("usage cannot be recorded")
-            self._release(attempt)
+            self._release(attempt.option)
             error = RequestError("accounting_unavailable", "usage cannot be recorded: nothing was sent")
             if self._attempts:
                 self._give_up(error)
@@ -278,6 +281,8 @@ class Exchange:
             if candidates.hedge_budget is not None:
                 self._time_hedge(attempt)
         attempt.open()
+        if self._paused_at and attempt.call is not None:
+            attempt.call.pause()
 
     def upstream_body(self, target: CompiledTarget) -> bytes:
         """The request as it is sent to a target."""
@@ -285,7 +290,14 @@ class Exchange:
 
     def make_relay(self, attempt: Attempt) -> Relay:
         """What reads the attempt's stream."""
-        return Relay(self.envelope, attempt.target.price, self.plane.limits.max_event_bytes)
+        envelope, price = self.envelope, attempt.target.price
+        if attempt.tap is not None:
+            tap: StreamTap = attempt.tap
+        elif self._resumable:
+            tap = attempt.tap = ResumableTap(self.capability, envelope.wants_usage, price)
+        else:
+            tap = StreamTap(self.capability, envelope.wants_usage, envelope.n, price, envelope.prompts)
+        return Relay(tap, self.capability, self.plane.limits.max_event_bytes)
 
     # --- a second attempt beside a late one
 
@@ -333,7 +345,7 @@ class Exchange:
         """A hedge is decided: the other one's call ends here, and what it cost is written down."""
         usage = loser.usage_so_far()
         loser.cancel("another target answered first")
-        self._release(loser)
+        self._release(loser.option)
         if loser.start_us:
             self._write_down(loser, "none", "another target answered first", "", usage)
 
@@ -359,7 +371,7 @@ class Exchange:
         self._first_content_us = attempt.first_byte_us
         self._whole = body
         self._succeeded(attempt, usage)
-        self._settle("ok", 200, usage, finish_reason=finish_reason, then=self._send_whole)
+        self._settle("ok", 200, usage, answer=attempt, finish_reason=finish_reason, then=self._send_whole)
 
     def _send_whole(self, written: bool) -> None:  # noqa: ARG002 — an answer that exists is delivered in any case
         connection, attempt = self.connection, self._attempt
@@ -379,19 +391,36 @@ class Exchange:
         if not self._content_sent:
             self._content_sent = True
             self._first_content_us = now_us
-            self.deadline = min(self._next_comment_at(), self._total_at)
-        self.send(held)
+            self.deadline = min(self._total_at, self._next_comment_at())
+        held = self._seam(attempt) + held
+        if held:
+            self.send(held)
+
+    def _seam(self, attempt: Attempt) -> bytes:
+        """The attempt begins to speak: a comment, if it goes on where another one was cut."""
+        cut, self._spoke = self._spoke, attempt
+        if cut is None or cut.tap is None:
+            return b""
+        return seam_comment(cut.target.name, len(cut.tap.text), attempt.target.name)
 
     def answered_stream(self, attempt: Attempt, last: bytes, usage: TokenUsage, finish_reason: str) -> None:
         """A stream came to its good end; `last` is what of it has not gone out yet."""
         attempt.leave()
         self._wins(attempt)
-        if not attempt.first_content_us:
+        if not attempt.committed:
             attempt.first_content_us = clock_ns() // 1000
+            last = self._seam(attempt) + last
         if not self._first_content_us:
             self._first_content_us = attempt.first_content_us
-        if self._late:
-            last += verdict.late_comment(attempt.target, self._calls)
+        self._succeeded(attempt, usage)
+        self._end_well(last, finish_reason, attempt, usage)
+
+    def _end_well(
+        self, last: bytes, finish_reason: str, attempt: Attempt | None = None, usage: TokenUsage | None = None
+    ) -> None:
+        """The caller's stream ends as it should. `attempt`: that which brought its end, with what it used."""
+        if self._late and self._attempt is not None:
+            last += verdict.late_comment(self._attempt.target, self._calls)
         if self.capability != "responses":
             last += DONE_EVENT
         self._response_bytes += len(last)
@@ -399,8 +428,7 @@ class Exchange:
         def send(written: bool) -> None:  # noqa: ARG001 — an answer that exists is delivered in any case
             self._end_stream(last)
 
-        self._succeeded(attempt, usage)
-        self._settle("ok", 200, usage, finish_reason=finish_reason, then=send)
+        self._settle("ok", 200, usage, answer=attempt, finish_reason=finish_reason, then=send)
 
     def _succeeded(self, attempt: Attempt, usage: TokenUsage) -> None:
         """What the target and the project are like, for the requests to come."""
@@ -413,7 +441,7 @@ class Exchange:
             plane.registry.succeeded(lane, now)
         if self.envelope.stream:
             first_us, tokens = attempt.first_content_us, usage.output_tokens
-            per_token_ms = (now_us - first_us) / (tokens - 1) / 1000 if tokens > 1 else 0.0
+            per_token_ms = (now_us - first_us) / (tokens - 1) / 1000 if tokens > 1 and not attempt.slowed else 0.0
             latency.observe_stream(size_class(len(self.body)), (first_us - attempt.start_us) / 1000, per_token_ms, now)
         else:
             latency.observe_plain(size_class(len(self.body)), (now_us - attempt.start_us) / 1000, now)
@@ -428,11 +456,14 @@ class Exchange:
         now = clock()
         self.plane.registry.failed(attempt.option.lane, failure, now)
         run = self._run_so_far()
+        if attempt.kind == "resume" and failure.error_class == "caller_fault":
+            # the request was the caller's, but what was sent this time was not
+            failure = Failure("target_down", "first_byte", "would not go on from the text that was delivered")
         run.failed(attempt.option, failure)
         self._write_down(attempt, failure.error_class, failure.detail, failure.phase, usage)
         self._failures.append((attempt.target.name, failure))
         if self.connection is None:
-            self._settle("client_closed", 0, self._attempts[-1].usage)
+            self._settle("client_closed", 0)
             return
         rival, self._rival = self._rival, None
         if rival is not None:
@@ -444,7 +475,9 @@ class Exchange:
                     self._attempt = rival
                 return
         if self._content_sent:
-            self._give_up(verdict.of_failures(self._failures))
+            self._cut_at = self._cut_at or len(self._failures)
+            if not self._goes_on(run, now):
+                self._give_up(verdict.of_failures(self._failures[: self._cut_at]))
             return
         following = None
         if failure.error_class != "caller_fault":
@@ -468,6 +501,27 @@ class Exchange:
         self._timer = None
         if self._state == WAITING:
             self._begin(option, kind)
+
+    def _goes_on(self, run: Run, now: float) -> bool:
+        """A stream was cut after content: another target goes on from there, if the caller allowed it and one can."""
+        envelope, tap = self.envelope, self._spoke.tap if self._spoke is not None else None
+        if tap is None or tap.stuck:
+            return False
+        option = self.plane.router.resumer(self._candidates, run, envelope, len(self.body), self.key, now)
+        if option is None:
+            return False
+        target = option.target
+        told = continuation(envelope, tap.text, target.model_json, target.assistant_prefix, target.quirks, tap.tokens)
+        usage, cost = verdict.shown_usage(self._attempts), verdict.shown_cost(self._attempts)
+        if told is None:
+            # all that the caller asked for was delivered: nothing is missing but the end
+            self._release(option)
+            ending = b"".join([encode_event(each) for each in tap.ending(usage, cost)])
+            self._end_well(ending, "length")
+            return True
+        attempt = self._begin(option, "resume", told.body)
+        attempt.tap = tap.after(told, Earlier(usage, cost), target.price)
+        return True
 
     # --- writing a stream to the caller
 
@@ -528,14 +582,13 @@ class Exchange:
             self._upstream_us += now_us - attempt.start_us
         self._attempts.append(attempt.record(error_class, detail, phase, usage, now_us, self._started_us))
 
-    def _release(self, attempt: Attempt) -> None:
-        """An attempt ended without a word on its target."""
-        if attempt.option.lane.troubled:
-            self.plane.registry.abandoned(attempt.option.lane)
+    def _release(self, option: LaneOption) -> None:
+        """A call was planned, or ended, without a word on its target."""
+        if option.lane.troubled:
+            self.plane.registry.abandoned(option.lane)
 
     def _give_up(self, error: RequestError) -> None:
         """No answer, or a cut one: settle, then say so in the form that the caller can still read."""
-        usage = self._attempts[-1].usage if self._attempts else None
 
         def send(written: bool) -> None:  # noqa: ARG001 — the error is told in any case
             if self._head_sent:
@@ -546,19 +599,24 @@ class Exchange:
                 self.connection.answer(error.status, body, self.id, fields)
 
         status = 200 if self._head_sent else error.status
-        self._settle(verdict.outcome_of(error.code), status, usage, error_code=error.code, then=send)
+        self._settle(verdict.outcome_of(error.code), status, error_code=error.code, then=send)
 
     def _settle(
         self,
         outcome: Outcome,
         status: int,
-        usage: TokenUsage | None,
+        usage: TokenUsage | None = None,
         *,
+        answer: Attempt | None = None,
         finish_reason: str = "",
         error_code: str = "",
         then: Callable[[bool], None] | None = None,
     ) -> None:
-        """Write the record; `then` runs once it is in the spool, and sends the last byte."""
+        """Write the record; `then` runs once it is in the spool, and sends the last byte.
+
+        `answer`: the attempt that ended well, `usage` what it used. Usage and cost of the record are the sums over all
+        attempts.
+        """
         self._state = SETTLING
         self.deadline = FOREVER
         if self._timer is not None:
@@ -570,27 +628,25 @@ class Exchange:
         attempts = self._attempts
         answered: Answered | None = None
         cost: int | None = None
-        if outcome == "ok":
-            assert target is not None
-            assert attempt is not None
-            price, start_us = target.price, attempt.start_us
+        if answer is not None:
+            price, start_us = answer.target.price, answer.start_us
             self._upstream_us += now_us - start_us
             if price is not None and usage is not None:
-                cost = cost_nanousd(self._own_usage or usage, price)
+                cost = cost_nanousd(usage, price)
             answered = Answered(
-                attempt.n,
-                target.credential_id,
+                answer.n,
+                answer.target.credential_id,
                 start_us - started_us,
-                (attempt.connected_us or start_us) - started_us,
-                attempt.first_byte_us - started_us,
+                (answer.connected_us or start_us) - started_us,
+                answer.first_byte_us - started_us,
                 now_us - started_us,
                 price.version if price is not None else "",
                 cost if attempts else None,
-                attempt.kind,
-                self._own_usage,
+                answer.kind,
+                usage if attempts else None,
             )
         if attempts:
-            cost = verdict.total_cost(attempts, cost)
+            usage, cost = verdict.total_usage(attempts, usage), verdict.total_cost(attempts, cost)
         # by place, in the order of its fields: 27 keywords cost 0.7 µs, a fiftieth of a plain request
         self._record = record = UsageRecord(
             self.id,
@@ -634,7 +690,7 @@ class Exchange:
         then, self._then = self._then, None  # it may be our own method: a cycle, which only the collector would free
         if then is not None:
             then(written)
-        self._attempt = None  # the same
+        self._attempt = self._spoke = None  # the same
 
     # --- the caller's side
 
@@ -654,29 +710,27 @@ class Exchange:
         self.deadline = clock() + self.plane.limits.drain_hangup_s
 
     def _hang_up(self) -> None:
-        usage = self._end_running("client_closed", "the caller hung up")
-        self._settle("client_closed", 200 if self._head_sent else 0, usage)
+        self._end_running("client_closed", "the caller hung up")
+        self._settle("client_closed", 200 if self._head_sent else 0)
 
-    def _end_running(self, error_class: ErrorClass, detail: str) -> TokenUsage | None:
-        """Cancel what runs and write it down; returns the usage of the last attempt that has any."""
-        last: TokenUsage | None = None
+    def _end_running(self, error_class: ErrorClass, detail: str) -> None:
+        """Cancel what runs and write it down."""
         for attempt in (self._attempt, self._rival):
             if attempt is None or attempt.over:
                 continue
             usage = attempt.usage_so_far()
             attempt.cancel(detail)
-            self._release(attempt)
+            self._release(attempt.option)
             if attempt.start_us:
                 self._write_down(attempt, error_class, detail, "", usage)
-                last = usage or last
         self._rival = None
-        return last
 
     def caller_paused(self) -> None:
         """The caller's buffer is full: stop reading from the upstream."""
         attempt = self._attempt
         if self._state == CALLING and attempt is not None and attempt.call is not None:
             attempt.call.pause()
+            attempt.slowed = True
             self._paused_at = clock()
             self.deadline = self._paused_at + self.plane.limits.caller_stall_s
 
@@ -727,12 +781,11 @@ class Exchange:
     def _time_is_up(self) -> None:
         """The request took longer than it may, over all its attempts."""
         slow = Failure("target_slow", "stream", "the request took longer than allowed", timeout=True)
-        usage: TokenUsage | None = None
         for attempt in (self._attempt, self._rival):
             if attempt is not None and not attempt.over:
-                usage = attempt.usage_so_far() if attempt.committed else usage
+                usage = attempt.usage_so_far() if attempt.committed else None
                 attempt.cancel(slow.detail)
-                self._release(attempt)
+                self._release(attempt.option)
                 self._write_down(attempt, "target_slow", slow.detail, slow.phase, usage)
                 self._failures.append((attempt.target.name, slow))
         self._rival = None

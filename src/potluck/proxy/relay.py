@@ -4,9 +4,8 @@ The form, whatever the upstream's was (`interfaces.md` §4): one `data: ` line p
 `[DONE]`. A `[DONE]` is never passed on by itself: the exchange writes the one that ends a complete answer.
 """
 
-from potluck.model.price import Price
+from potluck.model.resources import Capability
 from potluck.wire.dialects.answer import MalformedAnswer
-from potluck.wire.dialects.envelope import Envelope
 from potluck.wire.dialects.stream import StreamTap
 from potluck.wire.sse import SseError, SseReader, encode_event
 
@@ -18,18 +17,12 @@ class Relay:
 
     __slots__ = ("_named", "_passes", "_read", "_reader", "done", "fault", "held", "ordinary", "tap")
 
-    def __init__(self, envelope: Envelope, price: Price | None, max_event_bytes: int) -> None:
+    def __init__(self, tap: StreamTap, capability: Capability, max_event_bytes: int) -> None:
         self._reader = SseReader(max_event_bytes)
-        self.tap = StreamTap(
-            envelope.capability,
-            envelope.wants_usage,
-            envelope.n,
-            price,
-            envelope.prompts,
-        )
-        self._read = self.tap.read
-        self._passes = self.tap.passes
-        self._named = envelope.capability == "responses"
+        self.tap = tap
+        self._read = tap.read
+        self._passes = tap.passes
+        self._named = capability == "responses"
         self.ordinary = False
         """the last read was content and nothing else, in the very form"""
         self.done = False

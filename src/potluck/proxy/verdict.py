@@ -1,15 +1,17 @@
 """What the caller is told: pure functions from targets and failures to response fields and errors."""
 
+from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 from potluck.model.price import NANOUSD_PER_USD
 from potluck.model.resources import Capability
 from potluck.model.snapshot import CompiledTarget
-from potluck.model.usage import AttemptRecord, Outcome
+from potluck.model.usage import AttemptRecord, Outcome, TokenUsage
 from potluck.policy.retry import smallest_retry_after
 from potluck.ports import Failure
 from potluck.providers.openai import classify_error
 from potluck.proxy.answers import retry_after
+from potluck.wire.dialects.resume import joined_usage
 from potluck.wire.errors import RequestError
 from potluck.wire.sse import encode_comment
 
@@ -87,6 +89,34 @@ def total_cost(failed: list[AttemptRecord], answered: int | None) -> int | None:
     if answered is not None:
         costs.append(answered)
     return sum(costs) if costs else None
+
+
+def total_usage(failed: list[AttemptRecord], answered: TokenUsage | None) -> TokenUsage | None:
+    """What all attempts used, of those that say; None when none does."""
+    known = [attempt.usage for attempt in failed if attempt.usage is not None]
+    if answered is not None:
+        known.append(answered)
+    if len(known) < 2:
+        return known[0] if known else None
+    counts = {
+        name: sum([getattr(each, name) for each in known])
+        for name in TokenUsage.__struct_fields__
+        if name != "estimated"
+    }
+    return TokenUsage(**counts, estimated=any(each.estimated for each in known))
+
+
+def shown_usage(cut: list[AttemptRecord]) -> TokenUsage:
+    """The usage that a caller sees of a stream which was cut, maybe more than once: its prompt counts once."""
+    usages = [attempt.usage for attempt in cut if attempt.usage is not None and attempt.error_class != "none"]
+    return reduce(joined_usage, usages) if usages else TokenUsage(estimated=True)
+
+
+def shown_cost(cut: list[AttemptRecord]) -> int | None:
+    """What these attempts cost, in nano-USD; None when one that used something has no price."""
+    if any(attempt.usage is not None and attempt.cost_nanousd is None for attempt in cut):
+        return None
+    return total_cost(cut, None)
 
 
 def of_error_object(error: dict[str, Any], where: str) -> Failure:

@@ -3,15 +3,14 @@
 import pytest
 
 from potluck.proxy.relay import Relay
-from potluck.wire.dialects.envelope import decode_envelope
+from potluck.wire.dialects.stream import StreamTap
 
-BODY = b'{"model":"m","messages":[{"role":"user","content":"hi"}],"stream":true}'
 SAID = b'{"choices":[{"index":0,"delta":{"content":"a"}}]}'
 SPREAD = b'data: {"choices":[\ndata: {"index":0,"delta":{"content":"a"}}]}\n\n'
 
 
 def relay() -> Relay:
-    return Relay(decode_envelope("chat", BODY), None, 1 << 20)
+    return Relay(StreamTap("chat", False), "chat", 1 << 20)
 
 
 @pytest.mark.parametrize("count", [1, 2])
