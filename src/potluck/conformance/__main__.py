@@ -5,6 +5,7 @@ Exit status: 0 full marks, 1 a line failed, 2 usage (a taken port, a refused key
 
 import argparse
 import asyncio
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -71,6 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if parser is config_parser:
         sys.stdout.write(GATEWAYS[options.gateway](cases, options.host, options.listen))
         return 0
+    logging.getLogger("asyncio").setLevel(logging.ERROR)  # it warns of writes to who has hung up, as cases do
     try:
         card = asyncio.run(_measure(options))
     except UnusableError as error:
