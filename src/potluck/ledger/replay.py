@@ -208,5 +208,5 @@ def _lost_attempt(intent: Intent) -> AttemptRecord:
         usage=usage,
         cost_nanousd=intent.reserved_nanousd if intent.reserved_nanousd > 0 else None,
         price_version=intent.price_version,
-        kind="first" if intent.n == 1 else "next",  # which of the later kinds, the intent does not say
+        kind=intent.kind,
     )

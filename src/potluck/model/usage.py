@@ -161,6 +161,7 @@ class Intent(msgspec.Struct, frozen=True, omit_defaults=True, gc=False, tag="i",
     reserved_output_tokens: int = 0
     failed: tuple[AttemptRecord, ...] = ()
     """attempts of this request that have already ended: what is not in here and has an intent counts as in flight"""
+    kind: AttemptKind = "first"
 
 
 class IntentForm:

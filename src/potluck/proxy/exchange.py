@@ -249,6 +249,7 @@ class Exchange:
             request_bytes=request_bytes,
             price_version=target.price.version if target.price else "",
             failed=tuple(self._attempts),
+            kind=attempt.kind,
         )
 
     def _intended(self, written: bool) -> None:
@@ -438,7 +439,7 @@ class Exchange:
         now_us = clock_ns() // 1000
         now = now_us / 1e6
         if lane.troubled:
-            plane.registry.succeeded(lane, now)
+            plane.registry.succeeded(lane, now, attempt.start_us / 1e6)
         if self.envelope.stream:
             first_us, tokens = attempt.first_content_us, usage.output_tokens
             per_token_ms = (now_us - first_us) / (tokens - 1) / 1000 if tokens > 1 and not attempt.slowed else 0.0

@@ -204,9 +204,14 @@ class Registry:
                 health.probe_abandoned()
         lane.breaker.probe_abandoned()
 
-    def succeeded(self, lane: Lane, now: float) -> None:
-        """A troubled lane answered: what was held against it is forgotten."""
+    def succeeded(self, lane: Lane, now: float, begun_at: float) -> None:
+        """A troubled lane answered a call begun at `begun_at`: what was held against it before that is forgotten.
+
+        A long stream from before an outage says nothing about its end.
+        """
         was_dead, was_open = lane.key.dead or lane.refused.dead, lane.breaker.state != "closed"
+        if begun_at < max(lane.breaker.opened_at, lane.key.since, lane.refused.since):
+            return
         lane.breaker.succeeded(now)
         lane.parking.succeeded()
         if was_dead:
