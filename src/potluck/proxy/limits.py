@@ -41,5 +41,3 @@ class PlaneLimits(msgspec.Struct, frozen=True, kw_only=True):
     """silence after which a stream gets an SSE comment"""
     drain_hangup_s: float = 30.0
     """`on_hangup = "drain"`: how long an upstream is read on after the caller left"""
-    max_attempts: int = 3
-    """targets tried per request before its first content"""

@@ -80,10 +80,10 @@ def test_settled_calls_stay_as_they_are(tmp_path: Path) -> None:
 
 def test_attempts_that_nobody_ended_are_all_charged(tmp_path: Path) -> None:
     """Of a request with several intents, those that no later intent reports as ended count as in flight."""
-    lay(tmp_path, "0a-000001.jsonl", line(intent("1", n=1)), line(intent("1", n=2)), line(intent("1", n=2)))
+    lay(tmp_path, "0a-000001.jsonl", line(intent("1", n=1)), line(intent("1", n=2, kind="hedge")))
     assert replay(tmp_path).lost == 1
     lost = settled(tmp_path)["req_1"]
-    assert [(each.n, each.kind) for each in lost.attempts] == [(1, "first"), (2, "next")]
+    assert [(each.n, each.kind) for each in lost.attempts] == [(1, "first"), (2, "hedge")]
     assert lost.cost_nanousd == 1000 + 2000
     assert lost.target == "provider-2/small"
 
