@@ -43,6 +43,25 @@ def test_what_needs_mending_is_not_forwarded_untouched(members: dict[str, Any]) 
     assert not prepared.untouched
 
 
+@pytest.mark.parametrize(
+    ("last", "stays"),
+    [
+        ({"role": "assistant", "content": ""}, False),
+        ({"role": "assistant", "content": None, "tool_calls": []}, False),
+        ({"role": "assistant", "content": "Well,"}, True),
+        ({"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]}, True),
+        ({"role": "user", "content": ""}, True),
+    ],
+)
+def test_an_empty_last_message_of_the_assistant_is_left_out(last: dict[str, Any], stays: bool) -> None:
+    """The engine would begin its answer with the word of the role; a start of the answer is gone on from."""
+    asked = {"role": "user", "content": "Hi"}
+    _, sent = ready(CHAT, messages=[asked, last])
+    assert sent["messages"] == ([asked, last] if stays else [asked])
+    _, sent = ready(CHAT, messages=[last])
+    assert sent["messages"] == [last]
+
+
 @pytest.mark.parametrize("path", [CHAT, COMPLETIONS, EMBEDDINGS])
 def test_only_what_the_engine_knows_reaches_it(path: str) -> None:
     """Its own members pass as they were written; what means nothing to it is left out, however much it is."""
