@@ -135,7 +135,7 @@ async def test_a_completion_goes_on(bench: Bench) -> None:
 
 async def test_json_goes_on_where_it_was_cut(bench: Bench) -> None:
     """The engine holds the schema against the text that is there, and does not begin the object anew."""
-    schema = {"type": "object", "properties": {"city": {"type": "string"}, "river": {"type": "string"}}}
+    schema: Json = {"type": "object", "properties": {"city": {"type": "string"}, "river": {"type": "string"}}}
     schema |= {"required": ["city", "river"], "additionalProperties": False}
     shape = {"type": "json_schema", "json_schema": {"name": "place", "schema": schema}}
     messages = [{"role": "user", "content": "Where is the Louvre?"}]
