@@ -304,10 +304,7 @@ def test_a_second_stream_may_only_say_that_all_was_said() -> None:
     """That is no empty answer; what was held as a possible echo comes with the end."""
     tap = after(cut_tap(chunk({"content": "Once upon a time."})))
     assert tap.read(ROLE) is None
-    assert tap.empty
-    assert (
-        tap.read(chunk(reason="stop")) == json.dumps(json.loads(chunk(reason="stop")), separators=(",", ":")).encode()
-    )
+    assert json.loads(tap.read(chunk(reason="stop")) or b"") == json.loads(chunk(reason="stop"))
     assert not tap.empty
     tap = after(cut_tap(chunk({"content": "Once upon a time."})))
     assert tap.read(chunk({"content": "Once"})) is None
