@@ -12,7 +12,7 @@ Rules
 import logging
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Container, Iterable
 from typing import Literal
 
 import msgspec
@@ -49,6 +49,7 @@ class Lane:
         "credential_id",
         "key",
         "mark",
+        "opened",
         "parking",
         "place",
         "refused",
@@ -62,6 +63,8 @@ class Lane:
         self.credential_id = target.credential_id
         self.credential = target.credential
         self.breaker = Breaker(now)
+        self.opened = 0
+        """how often the breaker opened, ever"""
         self.parking = Parking()
         self.mark = 0
         """tells one secret of the credential from the next; not a secret"""
@@ -143,6 +146,8 @@ class Registry:
         self.on_notice: Callable[[str, Lane, str], None] | None = None
         """told of `target_down`, `target_up`, `credential_dead`, `credential_alive`, with the lane and the reason"""
         self._ticked_at = 0.0
+        self._known_in: tuple[Snapshot | None, set[tuple[str, str | None]]] = (None, set())
+        """a snapshot, and the lanes that it has"""
 
     # --- where state is found
 
@@ -155,6 +160,8 @@ class Registry:
             if target.credential_id is not None:
                 key = self.keys.setdefault(target.credential_id, key)
             lane = self.lanes[name] = Lane(target, key, time.monotonic())
+            if key.dead:
+                self._review(lane, time.monotonic())
         lane.credential = target.credential
         head = next(iter(target.heads.values()), None)
         mark = hash(dict(head.headers).get("authorization", "")) if head is not None else lane.mark
@@ -237,6 +244,7 @@ class Registry:
         elif error_class in ("target_down", "target_slow"):
             if lane.breaker.failed(now, error_class, detail, self.random):
                 self.opened += 1
+                lane.opened += 1
                 self._notice("target_down", lane, lane.breaker.reason)
         else:
             self.abandoned(lane)
@@ -260,16 +268,20 @@ class Registry:
                     self.impaired.add(other)
                     other.troubled = True
 
-    def clear(self, target: str | None = None, credential: str | None = None) -> int:
+    def clear(
+        self, target: str | None = None, credential: str | None = None, among: Container[Lane] | None = None
+    ) -> int:
         """Forget, by hand, what is held against lanes; returns against how many something was.
 
-        `target`: its name (`openai/gpt-4o-mini`) or None for all; `credential`: its name or id.
+        `target`: its name (`openai/gpt-4o-mini`) or None for all; `credential`: its name or id; `among`: no others.
         """
         now, cleared = time.monotonic(), 0
         for lane in self.lanes.values():
             if not lane.troubled or (target is not None and lane.target != target):
                 continue
             if credential is not None and credential not in (lane.credential, lane.credential_id):
+                continue
+            if among is not None and lane not in among:
                 continue
             lane.breaker.clear(now)
             lane.parking.clear()
@@ -316,11 +328,19 @@ class Registry:
 
     # --- looking
 
-    def view(self, now: float | None = None) -> list[LaneView]:
-        """Every lane, the troubled ones first."""
+    def lanes_of(self, snapshot: Snapshot) -> list[Lane]:
+        """Those lanes that the configuration still has, the troubled ones first. Any thread may ask."""
+        known_in, names = self._known_in
+        if known_in is not snapshot:
+            models = [*snapshot.models.values(), *snapshot.pins.values()]
+            names = {(target.place, target.credential_id) for model in models for target in model.targets}
+            self._known_in = snapshot, names
+        return _sorted(lane for lane in list(self.lanes.values()) if (lane.place, lane.credential_id) in names)
+
+    def view(self, now: float | None = None, lanes: Iterable[Lane] | None = None) -> list[LaneView]:
+        """Every lane (or those), the troubled ones first."""
         now = time.monotonic() if now is None else now
-        lanes = sorted(self.lanes.values(), key=lambda lane: (not lane.troubled, lane.target, lane.credential))
-        return [self._view(lane, now) for lane in lanes]
+        return [self._view(lane, now) for lane in _sorted(self.lanes.values() if lanes is None else lanes)]
 
     def _view(self, lane: Lane, now: float) -> LaneView:
         standing = self.standing(lane.place)
@@ -339,3 +359,7 @@ class Registry:
             ms_per_token=latency.ms_per_token or None,
             samples=sum([each.samples for each in (*latency.first_token, *latency.whole)]),
         )
+
+
+def _sorted(lanes: Iterable[Lane]) -> list[Lane]:
+    return sorted(lanes, key=lambda lane: (not lane.troubled, lane.target, lane.credential))

@@ -284,6 +284,21 @@ class Router:
                     return Next(option, "same", delay_s)
         return None
 
+    def order(
+        self, candidates: Candidates, envelope: Envelope, body_bytes: int, key: CompiledKey, now: float
+    ) -> list[PlaceOption]:
+        """The places as they would be called if each failed in turn, past what a request is allowed too.
+
+        For a `rehearsal`: it draws, takes probes and counts as requests do.
+        """
+        run = Run(now + candidates.total_s)
+        option = self.first(candidates, envelope, body_bytes, key, now)
+        while option is not None:
+            run.called(option)
+            wish = self._wish_of(candidates, envelope, body_bytes, key, now)
+            option = self._select(candidates, run, wish, now, None)
+        return list(run.places)
+
     def rival(
         self, candidates: Candidates, run: Run, envelope: Envelope, body_bytes: int, key: CompiledKey, now: float
     ) -> LaneOption | None:
@@ -414,6 +429,19 @@ class Router:
                         return option
                     break
         return options[group.pick(options, wish, self.registry.random)]
+
+    def kept(self, candidates: Candidates, envelope: Envelope, body_bytes: int, key: CompiledKey, now: float) -> str:
+        """Where affinity would have the request, and whether it goes there, in words; empty: nothing is remembered."""
+        prefix = self._prefix(candidates, envelope, key)
+        warm = self.registry.prefixes.find(prefix, now) if prefix is not None else None
+        wish = self._wish_of(candidates, envelope, body_bytes, key, now)
+        for group in candidates.groups[:1]:
+            for index, option in enumerate(group.options):
+                if option.place == warm and candidates.affinity is not None:
+                    tolerance = candidates.affinity.tolerance
+                    stays_there, why = stays(group.strategy, group.options, index, wish, tolerance)
+                    return f"{option.name} had this beginning: {'stays' if stays_there else 'goes'}, {why}"
+        return ""
 
     def answered(
         self, candidates: Candidates, option: LaneOption, envelope: Envelope, key: CompiledKey, now: float
