@@ -322,7 +322,7 @@ name = "filed-key"
 models = ["filed-model"]
 """
     )
-    assert ok("config", "check", str(file)).out.endswith("is good: 1 provider, 1 model, 0 projects, 1 key\n")
+    assert ok("config", "check", str(file)).out.endswith("is good: 1 provider, 1 model, 0 projects, 1 key, 0 routes\n")
     planned = ok("config", "diff", str(file), "--json").json
     assert ("add", "provider", "filed") in [(each["action"], each["kind"], each["name"]) for each in planned["changes"]]
     applied = ok("config", "apply", str(file))
@@ -356,7 +356,7 @@ models = ["filed-model"]
 def test_a_bad_file_changes_nothing(ok: Potluck, potluck: Potluck, tmp_path: Path) -> None:
     """All problems of a file come out, one line each, from check, diff and apply alike; --json has them as data."""
     file = tmp_path / "bad.toml"
-    file.write_text('[[providers]]\nname = "x y"\nbase_ulr = "u"\n[[routes]]\nname = "r"\n')
+    file.write_text('[[providers]]\nname = "x y"\nbase_ulr = "u"\n[[limits]]\nname = "r"\n')
     before = ok("provider", "list", "--json").out
     for verb in ("check", "diff", "apply"):
         ran = potluck("config", verb, str(file))

@@ -11,7 +11,7 @@ Row = Mapping[str, Any]
 Column = tuple[str, str]
 """heading, member"""
 
-FOLDING = frozenset({"targets", "models", "base_url", "error"})
+FOLDING = frozenset({"targets", "models", "fallback", "more", "base_url", "error"})
 """members whose cells may take several lines on a terminal"""
 FOLDED_WIDTH = 20
 

@@ -33,7 +33,7 @@ def check(file: str) -> int:
             session.output.data({"ok": False, "problems": problems})
             return 1
         raise
-    counts = {name: len(getattr(document, name)) for name in ("providers", "models", "projects", "keys")}
+    counts = {name: len(getattr(document, name)) for name in ("providers", "models", "projects", "keys", "routes")}
     if session.json:
         session.output.data({"ok": True, "problems": [], **counts})
     else:

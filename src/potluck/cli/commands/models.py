@@ -1,10 +1,11 @@
-"""`potluck model list|show|create|update|remove|price`."""
+"""`potluck model list|show|create|update|target|remove|price`."""
 
 import fnmatch
 from typing import Any
 
 import click
 
+from potluck.cli.empty_value import OrEmpty
 from potluck.cli.failure import USAGE, Failure
 from potluck.cli.output import count, plain, when
 from potluck.cli.session import Group, Session, current
@@ -33,7 +34,9 @@ def list_(pattern: str | None, everything: bool) -> None:
         rows.append(
             {
                 "name": each["name"],
-                "targets": [target["target"] for target in each["targets"]],
+                "targets": f"alias of {each['alias_of']}"
+                if each["alias_of"]
+                else [target["target"] for target in each["targets"]],
                 "input": price and _usd(price["input"]),
                 "output": price and _usd(price["output"]),
                 "state": "routable" if _usable(each) else "not routable",
@@ -62,18 +65,22 @@ def list_(pattern: str | None, everything: bool) -> None:
 def show(name: str) -> None:
     """Show a model's targets: price, latency and errors of the last day, and why one is not routable."""
     session = current()
-    found = next((each for each in _cards(session) if name in (each["name"], each["id"])), None)
+    cards = _cards(session)
+    found = next((each for each in cards if name in (each["name"], each["id"])), None)
     if found is None:
         raise Failure(f"there is no model {name!r}: `potluck model list` shows what there is")
     traffic = {row["target"]: row for row in session.gateway.get("/usage", by="target", since="1d")["data"]}
     targets = [each | {"last_day": traffic.get(each["target"])} for each in found["targets"]]
+    proper = found["alias_of"] or found["name"]
+    aliases = [each["name"] for each in cards if each["alias_of"] == proper]
     if session.json:
-        session.output.data(found | {"targets": targets})
+        session.output.data(found | {"targets": targets, "aliases": aliases})
         return
     declared = found["id"] is not None
     session.output.facts(
         [
-            ("model", found["name"]),
+            ("model", proper),
+            ("aliases", aliases),
             ("id", found["id"]),
             ("placement", found["placement"]),
             ("declared", "yes" if declared else "no: its provider lists it"),
@@ -89,6 +96,9 @@ def show(name: str) -> None:
                 "own": each["own"],
                 "price": price and f"{_usd(price['input'])} / {_usd(price['output'])}",
                 "source": price and _price_origin(price),
+                "weight": each["weight"],
+                "priority": each["priority"],
+                "slots": each["slots"],
                 "requests": day and count(day["requests"]),
                 "errors": day and count(day["errors"]),
                 "first": day and _milliseconds(day["mean_first_content_ms"]),
@@ -97,12 +107,12 @@ def show(name: str) -> None:
             }
         )
     columns = [("TARGET", "target"), ("OWN", "own"), ("IN / OUT $/M", "price"), ("PRICE FROM", "source")]
+    columns += [("WEIGHT", "weight"), ("TIER", "priority"), ("SLOTS", "slots")]
     columns += [("REQUESTS 24H", "requests"), ("ERRORS", "errors"), ("FIRST TOKEN", "first"), ("WHOLE", "mean")]
     columns += [("STATE", "state")]
-    optional = ("source", "own", "mean", "first", "errors", "requests")
-    session.output.table(
-        columns, rows, empty="no targets", right=("requests", "errors", "first", "mean"), optional=optional
-    )
+    optional = ("source", "slots", "own", "mean", "first", "errors", "requests", "weight", "priority")
+    right = ("weight", "priority", "slots", "requests", "errors", "first", "mean")
+    session.output.table(columns, rows, empty="no targets", right=right, optional=optional)
     for each in targets:
         if each["unroutable"]:
             session.output.line()
@@ -112,11 +122,14 @@ def show(name: str) -> None:
 @model.command()
 @click.argument("name")
 @click.option("--target", "targets", multiple=True, required=True, help="provider/upstream-model; several, in order.")
+@click.option("--alias", "aliases", multiple=True, help="Another name for it; several times for more.")
 @click.option("--placement", type=click.Choice(["any", "own"]), help="own: never leaves own infrastructure.")
-def create(name: str, targets: tuple[str, ...], placement: str | None) -> None:
+def create(name: str, targets: tuple[str, ...], aliases: tuple[str, ...], placement: str | None) -> None:
     """Declare a model name and the targets that serve it."""
     session = current()
     body: dict[str, Any] = {"name": name, "targets": [{"target": each} for each in targets]}
+    if aliases:
+        body["aliases"] = list(aliases)
     if placement:
         body["placement"] = placement
     _say(session, session.gateway.post("/models", body), "is declared")
@@ -128,20 +141,65 @@ def create(name: str, targets: tuple[str, ...], placement: str | None) -> None:
 @click.option("--placement", type=click.Choice(["any", "own"]), help="own: never leaves own infrastructure.")
 @click.option("--add-target", "added", multiple=True, metavar="TARGET", help="Add this target, last.")
 @click.option("--remove-target", "removed", multiple=True, metavar="TARGET", help="Remove this target.")
-def update(ref: str, name: str | None, placement: str | None, added: tuple[str, ...], removed: tuple[str, ...]) -> None:
+@click.option("--add-alias", "new_aliases", multiple=True, metavar="NAME", help="Add this name for it.")
+@click.option("--remove-alias", "old_aliases", multiple=True, metavar="NAME", help="Remove this name.")
+def update(
+    ref: str,
+    name: str | None,
+    placement: str | None,
+    added: tuple[str, ...],
+    removed: tuple[str, ...],
+    new_aliases: tuple[str, ...],
+    old_aliases: tuple[str, ...],
+) -> None:
     """Change a declared model."""
     session = current()
     path = session.gateway.path_of("/models", ref)
     body: dict[str, Any] = {member: value for member, value in (("name", name), ("placement", placement)) if value}
     if added or removed:
         have = session.gateway.get(path)["targets"]
-        if missing := set(removed) - {each["target"] for each in have}:
-            raise Failure(f"{ref} has no target {min(missing)!r}: it has {', '.join(each['target'] for each in have)}")
+        _check_has(ref, "target", removed, [each["target"] for each in have])
         body["targets"] = [_entry(each) for each in have if each["target"] not in removed]
         body["targets"] += [{"target": each} for each in added]
+    if new_aliases or old_aliases:
+        have = session.gateway.get(path)["aliases"]
+        _check_has(ref, "alias", old_aliases, have)
+        body["aliases"] = [*(each for each in have if each not in old_aliases), *new_aliases]
     if not body:
         raise Failure("nothing to change: give at least one option (see: potluck model update --help)", USAGE)
     _say(session, session.gateway.patch(path, body), "is changed")
+
+
+@model.command()
+@click.argument("ref", metavar="MODEL")
+@click.argument("target")
+@click.option("--weight", type=click.IntRange(1, 1000), help="Its share under the strategy weighted, and among ties.")
+@click.option(
+    "--priority",
+    type=OrEmpty(click.IntRange(0, 1000)),
+    help="Its tier under the strategy priority, lowest first. Default: its place in the list.",
+)
+@click.option(
+    "--slots",
+    type=OrEmpty(click.IntRange(1, 1_000_000)),
+    help="Requests at once that it serves well. Default: its provider's connections.",
+)
+def target(ref: str, target: str, **changes: int | str | None) -> None:
+    """Change a target of a declared model: provider/upstream-model, or its id. An empty value ('') is the default."""
+    session = current()
+    have = session.gateway.get(session.gateway.path_of("/models", ref))["targets"]
+    found = next((each for each in have if target in (each["target"], each["id"])), None)
+    if found is None:
+        raise Failure(f"{ref} has no target {target!r}: it has {plain([each['target'] for each in have])}")
+    body = {member: None if value == "" else value for member, value in changes.items() if value is not None}
+    if not body:
+        raise Failure("nothing to change: give at least one option (see: potluck model target --help)", USAGE)
+    changed = session.gateway.patch(f"/targets/{found['id']}", body)
+    if session.json:
+        session.output.data(changed)
+        return
+    said = ", ".join(f"{member} {plain(changed[member])}" for member in ("weight", "priority", "slots"))
+    session.output.line(f"target {changed['target']} of model {changed['model']} is changed: {said}")
 
 
 @model.command()
@@ -206,7 +264,13 @@ def _usable(card: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _entry(target: dict[str, Any]) -> dict[str, Any]:
     """A target as it was read, as it is written."""
-    return {member: target[member] for member in ("target", "price", "capabilities", "context_tokens")}
+    members = ("target", "price", "capabilities", "context_tokens", "weight", "priority", "slots")
+    return {member: target[member] for member in members}
+
+
+def _check_has(ref: str, what: str, named: tuple[str, ...], have: list[str]) -> None:
+    if missing := set(named) - set(have):
+        raise Failure(f"{ref} has no {what} {min(missing)!r}: it has {plain(have)}")
 
 
 def _usd(amount: float) -> str:

@@ -1,6 +1,7 @@
 """`potluck provider add|list|show|test|update|remove`."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar, get_args
 
 import click
 
@@ -8,6 +9,42 @@ from potluck.cli.failure import USAGE, Failure
 from potluck.cli.output import when
 from potluck.cli.secrets_in import read_secret
 from potluck.cli.session import Group, current
+from potluck.model.resources import AssistantPrefix
+
+F = TypeVar("F", bound=Callable[..., Any])
+AUTO = "auto"
+
+
+class _Every(click.ParamType[Any]):
+    """A number of seconds, or `off`."""
+
+    name = "seconds"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return value if value == "off" else click.FloatRange(10, 86_400).convert(value, param, ctx)
+
+
+def _continuing_and_probing(command: F) -> F:
+    """The options of `add` and `update` for what a provider can go on from, and for active health checks."""
+    for option in reversed(
+        [
+            click.option(
+                "--assistant-prefix",
+                type=click.Choice([AUTO, *get_args(AssistantPrefix)]),
+                help="How it goes on from text that is already there. auto: what is known of its host.",
+            ),
+            click.option("--probe-every", type=_Every(), metavar="SECONDS|off", help="Check its health actively."),
+            click.option("--probe-model", metavar="MODEL", help="Check with a short completion of this model too."),
+            click.option(
+                "--probe-budget",
+                type=click.FloatRange(0, 1_000_000),
+                metavar="USD",
+                help="What that may cost a day.",
+            ),
+        ]
+    ):
+        command = option(command)
+    return command
 
 
 @click.group(cls=Group)
@@ -23,6 +60,7 @@ def provider() -> None:
 @click.option("--key-stdin", is_flag=True, help="Take its key from standard input.")
 @click.option("--own", is_flag=True, help="Own infrastructure: may serve private data, costs 0 unless priced.")
 @click.option("--on-hangup", type=click.Choice(["cancel", "drain"]), help="What to do when a caller leaves.")
+@_continuing_and_probing
 def add(
     name: str,
     base_url: str,
@@ -31,12 +69,14 @@ def add(
     key_stdin: bool,
     own: bool,
     on_hangup: str | None,
+    **more: Any,
 ) -> None:
     """Add a provider, with its key if it has one."""
     session = current()
     key = read_secret(session, key_env, key_stdin)
     body: dict[str, Any] = {"name": name, "base_url": base_url, "own": own}
     body |= {member: value for member, value in (("dialect", dialect), ("on_hangup", on_hangup)) if value}
+    body |= {member: value for member, value in _more(more).items() if value is not None}
     if key is not None:
         body["key"] = key.reveal()
     made = session.gateway.post("/providers", body)
@@ -100,6 +140,8 @@ def show(ref: str) -> None:
             ("on hang-up", found["on_hangup"]),
             ("timeouts", timeouts),
             ("connections", f"at most {found['max_connections']}"),
+            ("assistant prefix", found["assistant_prefix"]),
+            ("probes", _probes(found["probe"])),
             ("models listed", found["listed_models"]),
             ("created", when(found["created_at_ms"])),
             ("from", "configuration file" if found["origin"] == "file" else None),
@@ -132,10 +174,12 @@ def test(ref: str) -> int:
 @click.option("--own/--not-own", default=None, help="Own infrastructure or not.")
 @click.option("--on-hangup", type=click.Choice(["cancel", "drain"]), help="What to do when a caller leaves.")
 @click.option("--max-connections", type=click.IntRange(1, 65_535), help="Connections at once.")
+@_continuing_and_probing
 def update(ref: str, **changes: Any) -> None:
     """Change what is given."""
     session = current()
-    body = {member: value for member, value in changes.items() if value is not None}
+    body = _more(changes)
+    body |= {member: value for member, value in changes.items() if value is not None}
     if not body:
         raise Failure("nothing to change: give at least one option (see: potluck provider update --help)", USAGE)
     changed = session.gateway.patch(session.gateway.path_of("/providers", ref), body)
@@ -155,3 +199,25 @@ def remove(ref: str) -> None:
         session.output.data({"removed": ref})
     else:
         session.output.line(f"provider {ref} is removed")
+
+
+def _more(options: dict[str, Any]) -> dict[str, Any]:
+    """Takes `_continuing_and_probing`'s options out; returns the members that they stand for, null: taken away."""
+    prefix, every = options.pop("assistant_prefix"), options.pop("probe_every")
+    probe = {"every_s": every, "model": options.pop("probe_model"), "budget_usd_per_day": options.pop("probe_budget")}
+    probe = {member: value for member, value in probe.items() if value is not None}
+    body: dict[str, Any] = {}
+    if prefix is not None:
+        body["assistant_prefix"] = None if prefix == AUTO else prefix
+    if every == "off":
+        body["probe"] = None
+    elif probe:
+        body["probe"] = probe
+    return body
+
+
+def _probes(probe: dict[str, Any] | None) -> str | None:
+    if probe is None:
+        return None
+    paid = f", with {probe['model']} for at most ${probe['budget_usd_per_day']:g} a day" if probe["model"] else ""
+    return f"every {probe['every_s']:g} s{paid}"
