@@ -54,7 +54,7 @@ class PublicNames:
         """of each route, by its name"""
         self.providers = {str(row["name"]): str(row["base_url"]) for row in all_of(t.providers)}
 
-    @property
+    @cached_property
     def declared(self) -> set[str]:
         """Declared models and their aliases."""
         return self.models | {alias for _, alias in self.aliases}
@@ -130,18 +130,19 @@ def broken(work: Work, led: set[tuple[str, str]]) -> list[Broken]:
 
 def check_fallbacks(work: Work, fallbacks: Iterable[str]) -> None:
     """Raises 404 when one leads nowhere."""
+    if not (wanted := list(fallbacks)):
+        return
     names = PublicNames(work)
-    for each in fallbacks:
+    for each in wanted:
         if wrong := names.astray(each):
             raise OperationError(404, "not_found", wrong, where="fallback")
 
 
 def check_aliases(work: Work, aliases: Iterable[str]) -> None:
     """Raises 409 for an alias that would hide a pin: `provider/model` of a provider that there is."""
-    providers = PublicNames(work).providers
     for alias in aliases:
         provider, slash, _ = alias.partition("/")
-        if slash and provider in providers:
+        if slash and provider in PublicNames(work).providers:
             detail = f"the alias {alias!r} would hide that model of provider {provider!r}: choose another"
             raise OperationError(409, "conflict", detail, where="aliases")
 
