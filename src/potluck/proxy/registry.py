@@ -163,8 +163,7 @@ class Registry:
             if key.dead:
                 self._review(lane, time.monotonic())
         lane.credential = target.credential
-        head = next(iter(target.heads.values()), None)
-        mark = hash(dict(head.headers).get("authorization", "")) if head is not None else lane.mark
+        mark = _mark(target) or lane.mark
         if lane.mark not in (0, mark):
             # the key was exchanged in place: what was held against the old one says nothing about the new one
             for standing in (lane.key, lane.refused, lane.parking):
@@ -230,10 +229,12 @@ class Registry:
         elif was_open:
             self._notice("target_up", lane, "it answers again")
 
-    def failed(self, lane: Lane, failure: Failure, now: float) -> None:
-        """A call over the lane ended badly."""
+    def failed(self, lane: Lane, failure: Failure, now: float, target: CompiledTarget | None = None) -> None:
+        """A call over the lane ended badly. `target`: as it was called; its secret may have been exchanged since."""
         error_class, detail = failure.error_class, failure.detail
-        if error_class == "key_dead":
+        if error_class in ("key_dead", "key_limited") and target is not None and _mark(target) != lane.mark:
+            self.abandoned(lane)  # the old secret is refused, as it should be
+        elif error_class == "key_dead":
             whole = kills_whole_key(failure.status) and lane.credential_id is not None
             if (lane.key if whole else lane.refused).died(now, detail):
                 self._notice("credential_dead", lane, detail)
@@ -242,6 +243,8 @@ class Registry:
             lane.parking.park(now, failure.retry_after_s, detail)
             self.abandoned(lane)
         elif error_class in ("target_down", "target_slow"):
+            for health in (lane.key, lane.refused):
+                health.probe_abandoned()  # it was no word on the key
             if lane.breaker.failed(now, error_class, detail, self.random):
                 self.opened += 1
                 lane.opened += 1
@@ -363,3 +366,9 @@ class Registry:
 
 def _sorted(lanes: Iterable[Lane]) -> list[Lane]:
     return sorted(lanes, key=lambda lane: (not lane.troubled, lane.target, lane.credential))
+
+
+def _mark(target: CompiledTarget) -> int:
+    """Tells one secret of a credential from the next; 0: the target has no head that would show it."""
+    head = next(iter(target.heads.values()), None)
+    return hash(dict(head.headers).get("authorization", "")) if head is not None else 0

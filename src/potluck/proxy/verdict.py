@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from potluck.model.price import NANOUSD_PER_USD
 from potluck.model.resources import Capability
 from potluck.model.snapshot import CompiledTarget
-from potluck.model.usage import AttemptRecord, Outcome, TokenUsage
+from potluck.model.usage import Answered, AttemptRecord, Outcome, TokenUsage
 from potluck.policy.retry import smallest_retry_after
 from potluck.ports import Failure
 from potluck.providers.openai import classify_error
@@ -81,6 +81,20 @@ def late_comment(target: CompiledTarget, attempts: int) -> bytes:
 def outcome_of(code: str) -> Outcome:
     """The record's outcome for an error code told to the caller."""
     return _OUTCOMES[code]
+
+
+def upstream_us(failed: list[AttemptRecord], answered: Answered | None) -> int:
+    """Microseconds in which the request waited for somebody else: calls, which may overlap, and pauses before them."""
+    total = until = 0
+    calls: list[AttemptRecord | Answered] = [each for each in failed if each.start_us >= 0]
+    if answered is not None:
+        calls.append(answered)
+    for call in sorted(calls, key=lambda each: each.start_us):
+        since = until if call.kind == "same" else max(until, call.start_us)
+        if call.end_us > since:
+            total += call.end_us - since
+            until = call.end_us
+    return total
 
 
 def total_cost(failed: list[AttemptRecord], answered: int | None) -> int | None:
