@@ -24,6 +24,9 @@ from potluck.proxy.routing import Candidates, PlaceOption, Router
 from potluck.wire.dialects.envelope import Envelope, decode_envelope
 from potluck.wire.errors import RequestError
 
+MAX_ORDER = 50
+"""targets whose place in the order is told: each costs a look at all of them, and a request calls three"""
+
 
 class Refusal(msgspec.Struct, frozen=True):
     """The error that the request would get before any upstream is called."""
@@ -55,7 +58,7 @@ class Explanation(msgspec.Struct, frozen=True):
     route: str | None
     """the rule that it follows; `default`: none matches"""
     order: list[str]
-    """targets as they would be called if each failed in turn; what is drawn by chance was drawn once"""
+    """targets as they would be called if each failed in turn, `MAX_ORDER` at most; what is drawn was drawn once"""
     max_targets: int
     """of the order, what one request calls at most"""
     max_calls: int
@@ -118,7 +121,7 @@ def rehearse(live: Router, key: CompiledKey, endpoint: Capability, body: bytes) 
     router.refresh(candidates, now)
     plan = plan_of(candidates, _wish(candidates, envelope, body, now), now)
     affinity = router.kept(candidates, envelope, len(body), key, now)
-    places = router.order(candidates, envelope, len(body), key, now)
+    places = router.order(candidates, envelope, len(body), key, now, MAX_ORDER)
     mean = candidates.mix.mean_request()
     mix = Mix(mean.input_tokens, mean.cached_input_tokens, mean.output_tokens, mean is not DEFAULT_REQUEST)
     return _explanation(

@@ -285,15 +285,15 @@ class Router:
         return None
 
     def order(
-        self, candidates: Candidates, envelope: Envelope, body_bytes: int, key: CompiledKey, now: float
+        self, candidates: Candidates, envelope: Envelope, body_bytes: int, key: CompiledKey, now: float, most: int
     ) -> list[PlaceOption]:
-        """The places as they would be called if each failed in turn, past what a request is allowed too.
+        """The first `most` places as they would be called if each failed in turn, past what a request is allowed too.
 
         For a `rehearsal`: it draws, takes probes and counts as requests do.
         """
         run = Run(now + candidates.total_s)
         option = self.first(candidates, envelope, body_bytes, key, now)
-        while option is not None:
+        while option is not None and len(run.places) < most:
             run.called(option)
             wish = self._wish_of(candidates, envelope, body_bytes, key, now)
             option = self._select(candidates, run, wish, now, None)

@@ -37,6 +37,7 @@ def attach(gateway: "Gateway") -> None:
                 snapshots=gateway.snapshots,
                 version=potluck.__version__,
                 readiness=gateway.readiness,
+                router=gateway.plane.router,
                 render_metrics=gateway.exposition.render,
                 metrics_content_type=gateway.exposition.content_type,
                 pages=landing_routes(potluck.__version__, settings.url),

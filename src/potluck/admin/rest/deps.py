@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from potluck.identity.vault import Vault
+from potluck.proxy.routing import Router
 from potluck.snapshot import SnapshotStore
 from potluck.store import Store
 
@@ -19,7 +20,8 @@ class Deps:
 
     `readiness()`: reasons why `/readyz` says 503, by part; empty when ready. Called on the loop, must not block.
     `render_metrics()`: the exposition, called in a thread. `version`: the program's. `pages`: Litestar
-    handlers of what is not the API, `console.landing.landing_routes(...)`.
+    handlers of what is not the API, `console.landing.landing_routes(...)`. `router`: the data plane's, whose live state
+    is shown; None: there is none.
     """
 
     store: Store
@@ -28,5 +30,6 @@ class Deps:
     version: str
     readiness: Callable[[], Mapping[str, str]] = field(default=dict)
     render_metrics: Callable[[], bytes] = _nothing
+    router: Router | None = None
     metrics_content_type: str = "text/plain; version=0.0.4; charset=utf-8"
     pages: Sequence[Any] = ()

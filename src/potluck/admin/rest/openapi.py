@@ -8,10 +8,11 @@ from litestar import Litestar, MediaType, Response, get
 
 from potluck.admin import apply, asking
 from potluck.admin.operations import views
-from potluck.admin.rest import bodies, configuration, health, problems, reports
+from potluck.admin.rest import bodies, configuration, health, live, problems, reports
 from potluck.admin.rest.auth import PUBLIC, AdminRequest
 from potluck.config import document, routing
 from potluck.model import resources
+from potluck.proxy import explain, rehearsal
 
 Json = dict[str, Any]
 
@@ -21,8 +22,11 @@ OBJECTS: tuple[ModuleType, ...] = (
     bodies,
     configuration,
     document,
+    explain,
     health,
+    live,
     problems,
+    rehearsal,
     reports,
     resources,
     routing,
