@@ -39,6 +39,7 @@ from potluck.proxy.limits import PlaneLimits
 from potluck.proxy.plane import Plane
 from potluck.runtime import announce, memory
 from potluck.runtime.configuration import apply_file
+from potluck.runtime.live_readings import LiveReadings
 from potluck.runtime.ticker import Ticker
 from potluck.snapshot import SnapshotError, SnapshotStore
 from potluck.store import Store, StoreError
@@ -236,6 +237,17 @@ class Gateway:
             "potluck_upstream_retried_total",
             "calls whose kept-alive connection was dead, sent again on a new one",
             lambda: pool.stats().retried,
+        )
+        live = LiveReadings(plane.registry, self.snapshots)
+        exposition.gauge(
+            "potluck_target_state",
+            "1 for the state that a target is in, by credential",
+            live.states,
+            ("target", "credential", "state"),
+        )
+        exposition.gauge("potluck_target_in_flight", "calls that a target answers now", live.in_flight, ("target",))
+        exposition.counter(
+            "potluck_target_opened_total", "times that a target's breaker opened", live.opened, ("target",)
         )
         exposition.gauge("potluck_spool_writable", "1 while usage can be recorded", lambda: int(self.spool.writable))
         exposition.counter("potluck_spool_dropped_total", "records given up", lambda: self.spool.dropped)

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from potluck.model.usage import ErrorClass
+from potluck.policy.retry import blame
 from potluck.telemetry.meter import (
     DURATION_BOUNDS_US,
     FIRST_CONTENT_BOUNDS_US,
@@ -94,7 +96,7 @@ class _Collector:
         yield _counter(
             "potluck_attempts_total",
             "Upstream calls by how they ended (none: well)",
-            ("target", "error_class"),
+            ("target", "error_class", "blame"),
             _attempts(meter, cells),
         )
         refusals = {(code,): count for code, count in list(meter.refusals.items())}
@@ -116,12 +118,15 @@ class _Collector:
 Cells = list[tuple[CellKey, Cell]]
 
 
-def _attempts(meter: DataPlaneMeter, cells: Cells) -> dict[tuple[str, str], float]:
-    attempts: dict[tuple[str, str], float] = dict(meter.attempts)
+def _attempts(meter: DataPlaneMeter, cells: Cells) -> dict[tuple[str, str, str], float]:
+    attempts: dict[tuple[str, ErrorClass], float] = dict(meter.attempts)
     for (_, _, target, outcome, _), cell in cells:
         if outcome == "ok":
             attempts[target, "none"] = attempts.get((target, "none"), 0) + cell.requests
-    return attempts
+    return {
+        (target, error_class, blame(error_class, target) or "none"): count
+        for (target, error_class), count in attempts.items()
+    }
 
 
 _TOKEN_TYPES = (

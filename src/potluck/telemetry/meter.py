@@ -6,7 +6,7 @@ whatever a caller wrote), and beyond `MAX_CELLS` combinations new ones are count
 
 from bisect import bisect_left
 
-from potluck.model.usage import UsageRecord
+from potluck.model.usage import ErrorClass, UsageRecord
 
 MAX_CELLS = 20_000
 OTHER = "other"
@@ -67,7 +67,7 @@ class DataPlaneMeter:
 
     def __init__(self) -> None:
         self.cells: dict[CellKey, Cell] = {}
-        self.attempts: dict[tuple[str, str], int] = {}
+        self.attempts: dict[tuple[str, ErrorClass], int] = {}
         """(target, error class) → upstream calls that did not answer; each `ok` request is one more that did"""
         self.refusals: dict[str, int] = {}
         """error code → calls answered without being admitted"""
@@ -131,7 +131,7 @@ class DataPlaneMeter:
         cell = self.cells[key] = Cell()
         return cell
 
-    def _new_attempt(self, pair: tuple[str, str]) -> None:
+    def _new_attempt(self, pair: tuple[str, ErrorClass]) -> None:
         if len(self.attempts) >= MAX_CELLS:
             pair = (OTHER, pair[1])
         self.attempts[pair] = self.attempts.get(pair, 0) + 1

@@ -66,8 +66,8 @@ def test_a_request_appears_in_every_family() -> None:
     assert found[f"potluck_cost_nanousd_total{{model=small,{target}}}"] == 3000
     assert found[f"potluck_unpriced_requests_total{{model=small,{target}}}"] == 1
     assert found["potluck_body_bytes_total{direction=response}"] == 2100
-    assert found[f"potluck_attempts_total{{error_class=none,{target}}}"] == 2
-    assert found[f"potluck_attempts_total{{error_class=target_down,{target}}}"] == 1
+    assert found[f"potluck_attempts_total{{blame=none,error_class=none,{target}}}"] == 2
+    assert found[f"potluck_attempts_total{{blame=provider,error_class=target_down,{target}}}"] == 1
     assert found["potluck_refused_total{code=invalid_api_key}"] == 2
     assert found[f"potluck_time_to_first_content_seconds_count{{endpoint=chat,model=small,{target}}}"] == 1
     assert found["potluck_overhead_seconds_bucket{endpoint=chat,le=5e-05}"] == 0
