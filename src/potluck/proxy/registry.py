@@ -37,7 +37,7 @@ State = Literal["closed", "half_open", "open", "parked", "dead"]
 
 TICK_S = 1.0
 MAX_PLACES = 50_000
-"""places remembered; beyond it, those that no snapshot has and nobody calls are forgotten"""
+"""lanes remembered; beyond it, those that the configuration no longer has are forgotten"""
 
 
 class Lane:
@@ -77,22 +77,24 @@ class Lane:
 
     def state(self, now: float) -> int:
         """READY, PROBE, OPEN, PARKED or DEAD."""
-        for health in (self.key, self.refused):
-            if health.dead:
-                return PROBE if health.ready(now) else DEAD
+        dead = self.key.dead or self.refused.dead
+        if dead and not (self.key.ready(now) and self.refused.ready(now)):
+            return DEAD
         if self.parking.parked(now):
             return PARKED
-        breaker = self.breaker
-        if breaker.state == "closed":
-            return READY
-        return PROBE if breaker.ready(now) else OPEN
+        if not self.breaker.ready(now):
+            return OPEN
+        return READY if self.breaker.state == "closed" and not dead else PROBE
 
     def retry_in_s(self, now: float) -> float:
         """When it is worth asking again; 0: now."""
+        opens = self.breaker.retry_at if self.breaker.state != "closed" else 0.0
+        return max(self.barred_s(now), opens - now)
+
+    def barred_s(self, now: float) -> float:
+        """For how long no call may go, even as the last way out; 0: one may now."""
         dead = [health.retry_at for health in (self.key, self.refused) if health.dead]
-        breaker = self.breaker
-        opens = breaker.retry_at if breaker.state != "closed" else 0.0
-        return max(0.0, max([*dead, self.parking.until, opens]) - now)
+        return max(0.0, max([*dead, self.parking.until]) - now)
 
     def reason(self, now: float) -> str:
         """Why it is not simply ready, in words; empty: it is."""
@@ -126,8 +128,12 @@ class LaneView(msgspec.Struct, frozen=True):
 class Registry:
     """All lanes and places that were ever used. Lives on one event loop."""
 
-    def __init__(self, uniform: Callable[[], float] = random.random) -> None:
+    def __init__(
+        self, uniform: Callable[[], float] = random.random, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self.random = uniform
+        self.clock = clock
+        """monotonic seconds, for what is not told the time"""
         self.lanes: dict[tuple[str, str | None], Lane] = {}
         self.standings: dict[str, Standing] = {}
         self.keys: dict[str, KeyHealth] = {}
@@ -159,18 +165,25 @@ class Registry:
             key = KeyHealth()
             if target.credential_id is not None:
                 key = self.keys.setdefault(target.credential_id, key)
-            lane = self.lanes[name] = Lane(target, key, time.monotonic())
+            lane = self.lanes[name] = Lane(target, key, self.clock())
             if key.dead:
-                self._review(lane, time.monotonic())
+                self._review(lane, self.clock())
         lane.credential = target.credential
         mark = _mark(target) or lane.mark
         if lane.mark not in (0, mark):
-            # the key was exchanged in place: what was held against the old one says nothing about the new one
-            for standing in (lane.key, lane.refused, lane.parking):
-                standing.clear()
-            self._review(lane, time.monotonic())
+            self._exchanged(lane.key, mark)
         lane.mark = mark
         return lane
+
+    def _exchanged(self, key: KeyHealth, mark: int) -> None:
+        """The secret was exchanged in place: what was held against the old one says nothing about the new one."""
+        key.clear()
+        for lane in self.lanes.values():
+            if lane.key is key:
+                lane.refused.clear()
+                lane.parking.clear()
+                lane.mark = mark
+                self._review(lane, self.clock())
 
     def standing(self, place: str) -> Standing:
         """The live numbers of a place."""
@@ -183,7 +196,7 @@ class Registry:
         """What a project's requests are like."""
         mix = self.mixes.get(project_id)
         if mix is None:
-            mix = self.mixes[project_id] = TokenMix(time.monotonic())
+            mix = self.mixes[project_id] = TokenMix(self.clock())
         return mix
 
     def hedge_budget(self, route_id: str, hedge: Hedge) -> HedgeBudget:
@@ -195,16 +208,20 @@ class Registry:
 
     # --- what happens to a lane
 
-    def begin(self, lane: Lane, now: float) -> None:
-        """A call goes out over a troubled lane: where only a probe may, this is it."""
+    def begin(self, lane: Lane, now: float) -> bool:
+        """A call goes out over a troubled lane. True: it is the lane's probe, its key's, or both."""
+        probes = False
         for health in (lane.key, lane.refused):
             if health.dead and health.ready(now):
                 health.begin_probe(now)
+                probes = True
         if lane.breaker.state != "closed" and lane.breaker.ready(now):
             lane.breaker.begin_probe(now)
+            probes = True
+        return probes
 
     def abandoned(self, lane: Lane) -> None:
-        """A call ended without saying anything about the lane (the caller left, another answered first)."""
+        """A probe ended without saying anything about the lane (the caller left, another answered first)."""
         for health in (lane.key, lane.refused):
             if health.dead:
                 health.probe_abandoned()
@@ -229,29 +246,29 @@ class Registry:
         elif was_open:
             self._notice("target_up", lane, "it answers again")
 
-    def failed(self, lane: Lane, failure: Failure, now: float, target: CompiledTarget | None = None) -> None:
-        """A call over the lane ended badly. `target`: as it was called; its secret may have been exchanged since."""
+    def failed(
+        self, lane: Lane, failure: Failure, now: float, target: CompiledTarget | None = None, *, probe: bool = True
+    ) -> None:
+        """A call over the lane ended badly. `target`: as it was called; its secret may have been exchanged since.
+
+        `probe`: `begin` said that the call was one. The end of another call does not end the probe that runs.
+        """
         error_class, detail = failure.error_class, failure.detail
-        if error_class in ("key_dead", "key_limited") and target is not None and _mark(target) != lane.mark:
-            self.abandoned(lane)  # the old secret is refused, as it should be
-        elif error_class == "key_dead":
-            whole = kills_whole_key(failure.status) and lane.credential_id is not None
-            if (lane.key if whole else lane.refused).died(now, detail):
-                self._notice("credential_dead", lane, detail)
-            lane.breaker.probe_abandoned()
-        elif error_class == "key_limited":
-            lane.parking.park(now, failure.retry_after_s, detail)
-            self.abandoned(lane)
-        elif error_class in ("target_down", "target_slow"):
-            for health in (lane.key, lane.refused):
-                health.probe_abandoned()  # it was no word on the key
+        if error_class in ("target_down", "target_slow"):
             if lane.breaker.failed(now, error_class, detail, self.random):
                 self.opened += 1
                 lane.opened += 1
                 self._notice("target_down", lane, lane.breaker.reason)
-        else:
-            self.abandoned(lane)
-            return
+        elif error_class in ("key_dead", "key_limited") and target is not None and _mark(target) != lane.mark:
+            pass  # the old secret is refused, as it should be
+        elif error_class == "key_dead":
+            whole = kills_whole_key(failure.status) and lane.credential_id is not None
+            if (lane.key if whole else lane.refused).died(now, detail):
+                self._notice("credential_dead", lane, detail)
+        elif error_class == "key_limited":
+            lane.parking.park(now, failure.retry_after_s, detail)
+        if probe:
+            self.abandoned(lane)  # what it said nothing about may be probed by the next one
         self._review(lane, now)
 
     def _review(self, lane: Lane, now: float) -> None:
@@ -259,15 +276,15 @@ class Registry:
         lane.troubled = bool(
             lane.breaker.troubled or lane.parking.row or lane.parking.parked(now) or lane.key.dead or lane.refused.dead
         )
+        if self.lanes.get((lane.place, lane.credential_id)) is not lane:
+            return  # forgotten while this call ran
         if (lane.state(now) == READY) == (lane in self.impaired):
             self.version += 1
-            if lane in self.impaired:
-                self.impaired.discard(lane)
-            else:
-                self.impaired.add(lane)
+            self.impaired ^= {lane}
         if lane.key.dead:
             for other in self.lanes.values():  # a dead key is rare, and all its lanes have to know
-                if other.key is lane.key and other is not lane and other not in self.impaired:
+                if other.key is lane.key and other not in self.impaired:
+                    self.version += 1
                     self.impaired.add(other)
                     other.troubled = True
 
@@ -278,7 +295,7 @@ class Registry:
 
         `target`: its name (`openai/gpt-4o-mini`) or None for all; `credential`: its name or id; `among`: no others.
         """
-        now, cleared = time.monotonic(), 0
+        now, cleared = self.clock(), 0
         for lane in self.lanes.values():
             if not lane.troubled or (target is not None and lane.target != target):
                 continue
@@ -308,17 +325,28 @@ class Registry:
             mix.tick(now)
 
     def forget(self, snapshot: Snapshot) -> None:
-        """Drop state of places and keys that the configuration no longer has, while there is too much of it."""
-        if len(self.lanes) <= MAX_PLACES:
+        """Drop lanes that the configuration no longer has, where some lane is in trouble or there are too many.
+
+        Nobody would call such a lane again, so that its trouble would never end.
+        """
+        if not self.impaired and len(self.lanes) <= MAX_PLACES:
             return
-        wanted = {target.place for model in snapshot.models.values() for target in model.targets}
-        wanted |= {target.place for model in snapshot.pins.values() for target in model.targets}
-        for name, lane in list(self.lanes.items()):
-            standing = self.standings.get(name[0])
-            if name[0] not in wanted and not (standing is not None and standing.in_flight):
-                del self.lanes[name]
-                self.standings.pop(name[0], None)
-                self.impaired.discard(lane)
+        names = self._names_in(snapshot)
+        for name in [name for name in self.lanes if name not in names]:
+            self.impaired.discard(self.lanes.pop(name))
+        places = {place for place, _ in self.lanes}
+        for place in [place for place, standing in self.standings.items() if not standing.in_flight]:
+            if place not in places:
+                del self.standings[place]
+
+    def _names_in(self, snapshot: Snapshot) -> set[tuple[str, str | None]]:
+        """Place and credential of every lane that the configuration has."""
+        known_in, names = self._known_in
+        if known_in is not snapshot:
+            models = [*snapshot.models.values(), *snapshot.pins.values()]
+            names = {(target.place, target.credential_id) for model in models for target in model.targets}
+            self._known_in = snapshot, names
+        return names
 
     def _notice(self, event: str, lane: Lane, reason: str) -> None:
         by = f" by credential {lane.credential!r}" if lane.credential else ""
@@ -333,16 +361,12 @@ class Registry:
 
     def lanes_of(self, snapshot: Snapshot) -> list[Lane]:
         """Those lanes that the configuration still has, the troubled ones first. Any thread may ask."""
-        known_in, names = self._known_in
-        if known_in is not snapshot:
-            models = [*snapshot.models.values(), *snapshot.pins.values()]
-            names = {(target.place, target.credential_id) for model in models for target in model.targets}
-            self._known_in = snapshot, names
+        names = self._names_in(snapshot)
         return _sorted(lane for lane in list(self.lanes.values()) if (lane.place, lane.credential_id) in names)
 
     def view(self, now: float | None = None, lanes: Iterable[Lane] | None = None) -> list[LaneView]:
         """Every lane (or those), the troubled ones first."""
-        now = time.monotonic() if now is None else now
+        now = self.clock() if now is None else now
         return [self._view(lane, now) for lane in _sorted(self.lanes.values() if lanes is None else lanes)]
 
     def _view(self, lane: Lane, now: float) -> LaneView:
