@@ -1,5 +1,8 @@
-"""One gateway for all client suites of this process."""
+"""What the client suites share: one gateway with the built-in model per process, and the interpreter of Node.js."""
 
+import fcntl
+import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,6 +10,8 @@ import pytest
 from served_gateway import Served, serving
 
 from potluck.engines import model_file
+
+FOLDER = Path(__file__).parent / "node"
 
 
 @pytest.fixture(scope="session")
@@ -18,3 +23,19 @@ def served(local_model_file: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     place.symlink_to(local_model_file)
     with serving(home) as gateway:
         yield gateway
+
+
+@pytest.fixture(scope="session")
+def node(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The interpreter, with the client installed beside its suites; skipped in one line where either is missing."""
+    node, npm = shutil.which("node"), shutil.which("npm")
+    if not node or not npm:
+        pytest.skip("the Node.js client tests need node and npm")
+    with (tmp_path_factory.getbasetemp().parent / "npm.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # one test process installs, the others find it
+        if (FOLDER / "node_modules" / "openai").is_dir():
+            return node
+        done = subprocess.run([npm, "ci", "--ignore-scripts"], cwd=FOLDER, capture_output=True, text=True, timeout=100)
+        if done.returncode:
+            pytest.skip("the Node.js client could not be installed: npm ci failed in tests/clients/node")
+    return node

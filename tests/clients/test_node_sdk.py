@@ -1,10 +1,8 @@
 """The official OpenAI SDK for Node.js, unmodified, against a running gateway: each case of its suite is a test."""
 
-import fcntl
 import json
 import os
 import re
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -18,22 +16,6 @@ FOLDER = Path(__file__).parent / "node"
 SUITE = (FOLDER / "suite.mjs").read_text()
 CASES = re.findall(r"^  async (\w+)\(\) \{$", SUITE, re.MULTILINE)
 LEAVING = ("cancel", "abort_before_the_first_byte")
-
-
-@pytest.fixture(scope="session")
-def node(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The interpreter, with the client installed beside the suite; skipped in one line where either is missing."""
-    node, npm = shutil.which("node"), shutil.which("npm")
-    if not node or not npm:
-        pytest.skip("the Node.js client tests need node and npm")
-    with (tmp_path_factory.getbasetemp().parent / "npm.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # one test process installs, the others find it
-        if (FOLDER / "node_modules" / "openai").is_dir():
-            return node
-        done = subprocess.run([npm, "ci", "--ignore-scripts"], cwd=FOLDER, capture_output=True, text=True, timeout=100)
-        if done.returncode:
-            pytest.skip("the Node.js client could not be installed: npm ci failed in tests/clients/node")
-    return node
 
 
 def run(node: str, case: str, served: Served) -> Any:
