@@ -24,6 +24,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "credential": ("potluck.cli.commands.credentials:credential", "Keys of upstream accounts."),
     "model": ("potluck.cli.commands.models:model", "Models, their targets and prices."),
     "route": ("potluck.cli.commands.routes:route", "Routing rules."),
+    "target": ("potluck.cli.commands.targets:target", "How targets stand right now."),
     "local-model": ("potluck.cli.commands.local_model:local_model", "The built-in model."),
     "project": ("potluck.cli.commands.projects:project", "Projects, which keys belong to."),
     "usage": ("potluck.cli.commands.usage:usage", "Requests, tokens and cost."),

@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from potluck.cli.commands.targets import health, rounded_ms, states_of
 from potluck.cli.empty_value import OrEmpty
 from potluck.cli.failure import USAGE, Failure
 from potluck.cli.output import count, plain, when
@@ -63,14 +64,20 @@ def list_(pattern: str | None, everything: bool) -> None:
 @model.command()
 @click.argument("name")
 def show(name: str) -> None:
-    """Show a model's targets: price, latency and errors of the last day, and why one is not routable."""
+    """Show a model's targets: price, latency and errors of the last day, how each stands now and why."""
     session = current()
     cards = _cards(session)
     found = next((each for each in cards if name in (each["name"], each["id"])), None)
     if found is None:
         raise Failure(f"there is no model {name!r}: `potluck model list` shows what there is")
     traffic = {row["target"]: row for row in session.gateway.get("/usage", by="target", since="1d")["data"]}
-    targets = [each | {"last_day": traffic.get(each["target"])} for each in found["targets"]]
+    states: dict[str, list[dict[str, Any]]] = {}
+    for each in states_of(session):
+        states.setdefault(each["target"], []).append(each)
+    targets = [
+        each | {"last_day": traffic.get(each["target"]), "states": states.get(each["target"], [])}
+        for each in found["targets"]
+    ]
     proper = found["alias_of"] or found["name"]
     aliases = [each["name"] for each in cards if each["alias_of"] == proper]
     if session.json:
@@ -103,20 +110,26 @@ def show(name: str) -> None:
                 "errors": day and count(day["errors"]),
                 "first": day and _milliseconds(day["mean_first_content_ms"]),
                 "mean": day and _milliseconds(day["mean_ms"]),
-                "state": "not routable" if each["unroutable"] else "routable",
+                "p95": next((rounded_ms(state["p95_first_token_ms"]) for state in each["states"]), None),
+                "state": "not routable" if each["unroutable"] else health(each["states"]),
             }
         )
     columns = [("TARGET", "target"), ("OWN", "own"), ("IN / OUT $/M", "price"), ("PRICE FROM", "source")]
     columns += [("WEIGHT", "weight"), ("TIER", "priority"), ("SLOTS", "slots")]
     columns += [("REQUESTS 24H", "requests"), ("ERRORS", "errors"), ("FIRST TOKEN", "first"), ("WHOLE", "mean")]
-    columns += [("STATE", "state")]
-    optional = ("source", "slots", "own", "mean", "first", "errors", "requests", "weight", "priority")
-    right = ("weight", "priority", "slots", "requests", "errors", "first", "mean")
+    columns += [("P95 NOW", "p95"), ("STATE", "state")]
+    optional = ("source", "p95", "slots", "own", "mean", "first", "errors", "requests", "weight", "priority")
+    right = ("weight", "priority", "slots", "requests", "errors", "first", "mean", "p95")
     session.output.table(columns, rows, empty="no targets", right=right, optional=optional)
     for each in targets:
         if each["unroutable"]:
             session.output.line()
             session.output.line(f"{each['target']} is not routable: {each['unroutable']}")
+        for state in each["states"]:
+            if state["reason"] and not each["unroutable"]:
+                by = f" by {state['credential']}" if state["credential"] else ""
+                session.output.line()
+                session.output.line(f"{each['target']}{by} is {state['state']}: {state['reason']}")
 
 
 @model.command()

@@ -1,9 +1,10 @@
-"""`potluck route set|list|show|remove`."""
+"""`potluck route set|list|show|remove`; `explain` is in `explanation`."""
 
 from typing import Any, get_args
 
 import click
 
+from potluck.cli.commands.explanation import explain
 from potluck.cli.empty_value import OrEmpty
 from potluck.cli.failure import USAGE, Failure
 from potluck.cli.gateway import Refused
@@ -194,6 +195,9 @@ def remove(ref: str) -> None:
         session.output.data({"removed": ref})
     else:
         session.output.line(f"route {ref} is removed")
+
+
+route.add_command(explain)
 
 
 def _body(given: dict[str, Any]) -> dict[str, Any]:
