@@ -21,19 +21,15 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from potluck.model.price import cost_nanousd
 from potluck.model.resources import Capability
 from potluck.model.snapshot import CompiledKey, CompiledTarget
 from potluck.model.usage import (
-    Answered,
     AttemptKind,
     AttemptRecord,
     ErrorClass,
-    Intent,
     IntentForm,
     Outcome,
     TokenUsage,
-    UsageRecord,
 )
 from potluck.policy import hedging
 from potluck.policy.latency import size_class
@@ -42,6 +38,7 @@ from potluck.proxy import verdict
 from potluck.proxy.answers import LAST_CHUNK, chunk, connection_field, stream_head
 from potluck.proxy.attempt import Attempt
 from potluck.proxy.own_answers import refuse
+from potluck.proxy.record import intent_of, record_of
 from potluck.proxy.relay import Relay
 from potluck.proxy.routing import MAX_FORMS, Candidates, LaneOption, Run
 from potluck.wire.dialects.envelope import (
@@ -76,27 +73,21 @@ class Exchange:
 
     __slots__ = (
         "_attempt",
-        "_attempts",
         "_calls",
-        "_candidates",
         "_content_sent",
         "_control_fields",
         "_cut_at",
         "_failures",
-        "_first_content_us",
         "_head_sent",
         "_last_out_at",
         "_late",
         "_minor",
         "_paused_at",
-        "_read_us",
         "_record",
-        "_response_bytes",
         "_resumable",
         "_rival",
         "_run",
         "_spoke",
-        "_started_us",
         "_state",
         "_then",
         "_timer",
@@ -104,14 +95,20 @@ class Exchange:
         "_wants_keep_alive",
         "_whole",
         "at_ms",
+        "attempts",
         "body",
+        "candidates",
         "capability",
         "connection",
         "deadline",
         "envelope",
+        "first_content_us",
         "id",
         "key",
         "plane",
+        "read_us",
+        "response_bytes",
+        "started_us",
     )
 
     def __init__(
@@ -130,17 +127,17 @@ class Exchange:
         self.capability: Capability = capability
         self.body = body
         self.id = plane.ids.next()
-        self._read_us = now_us = clock_ns() // 1000
+        self.read_us = now_us = clock_ns() // 1000
         self.at_ms = (now_us + plane.unix_offset_us) // 1000
         self._minor = head.minor
         self._control_fields = head.control_fields
         self._wants_keep_alive = head.keep_alive
         self.deadline = FOREVER
         self.envelope: Envelope
-        self._candidates: Candidates
+        self.candidates: Candidates
         self._state = PLANNED
         self._calls = 0
-        self._attempts: list[AttemptRecord] = []
+        self.attempts: list[AttemptRecord] = []
         """those that are over and were not the answer"""
         self._failures: list[tuple[str, Failure]] = []
         self._attempt: Attempt | None = None
@@ -149,7 +146,7 @@ class Exchange:
         """a hedge beside it"""
         self._run: Run | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._response_bytes = 0
+        self.response_bytes = 0
         self._head_sent = self._content_sent = self._resumable = False
         self._late = False
         """the head went out with a comment, before target and attempts were known"""
@@ -159,8 +156,8 @@ class Exchange:
         self._cut_at = 0
         """so many failures were there when the stream was cut; 0: it was not"""
         # moments in microseconds, 0 where not reached
-        self._started_us = int(started_at * 1e6)
-        self._first_content_us = 0
+        self.started_us = int(started_at * 1e6)
+        self.first_content_us = 0
 
     # --- admit, plan
 
@@ -172,7 +169,7 @@ class Exchange:
             self.envelope = envelope = decode_envelope(self.capability, self.body)
             if self._control_fields is not None:
                 read_control_fields(envelope, self._control_fields)
-            self._candidates = candidates = router.candidates(key, envelope)
+            self.candidates = candidates = router.candidates(key, envelope)
         except RequestError as error:
             self._refuse(error)
             return
@@ -216,40 +213,15 @@ class Exchange:
             if form is None:
                 if len(forms) >= MAX_FORMS:
                     forms.clear()
-                form = forms[form_of] = IntentForm(self._intent(attempt, 0))
+                form = forms[form_of] = IntentForm(intent_of(self, attempt, 0))
             plane.recorder.intend_line(self.id, form.line(self.id, self.at_ms, len(self.body)), self._intended)
         elif kind == "hedge":
             plane.recorder.intend(
-                self._intent(attempt, len(self.body)), lambda written: self._rival_intended(attempt, written)
+                intent_of(self, attempt, len(self.body)), lambda written: self._rival_intended(attempt, written)
             )
         else:
-            plane.recorder.intend(self._intent(attempt, len(self.body)), self._intended)
+            plane.recorder.intend(intent_of(self, attempt, len(self.body)), self._intended)
         return attempt
-
-    def _intent(self, attempt: Attempt, request_bytes: int) -> Intent:
-        envelope, key, target = self.envelope, self.key, attempt.target
-        return Intent(
-            id=self.id,
-            n=attempt.n,
-            at_ms=self.at_ms,
-            organisation_id=key.organisation_id,
-            project_id=key.project_id,
-            key_id=key.id,
-            endpoint=self.capability,
-            model=envelope.model,
-            target_id=target.id,
-            target=target.name,
-            provider_id=target.provider_id,
-            credential_id=target.credential_id,
-            stream=envelope.stream,
-            route=self._candidates.route.name,
-            user=envelope.user,
-            tags=envelope.tags,
-            request_bytes=request_bytes,
-            price_version=target.price.version if target.price else "",
-            failed=tuple(self._attempts),
-            kind=attempt.kind,
-        )
 
     def _intended(self, written: bool) -> None:
         if self._state != PLANNED:
@@ -263,7 +235,7 @@ class Exchange:
             attempt.cancel("usage cannot be recorded")
             self._release(attempt.option)
             error = RequestError("accounting_unavailable", "usage cannot be recorded: nothing was sent")
-            if self._attempts:
+            if self.attempts:
                 self._give_up(error)
             else:
                 # nothing to record, and no place to record it in: it is counted
@@ -271,7 +243,7 @@ class Exchange:
                 self._refuse(error)
             return
         self._state = CALLING
-        candidates = self._candidates
+        candidates = self.candidates
         if self.envelope.stream:
             self._watch(attempt)
             if candidates.hedge_budget is not None and not self._content_sent:
@@ -302,7 +274,7 @@ class Exchange:
     # --- a second attempt beside a late one
 
     def _time_hedge(self, attempt: Attempt) -> None:
-        hedge = self._candidates.route.hedge
+        hedge = self.candidates.route.hedge
         if hedge is None or self._timer is not None or self._rival is not None:
             return
         delay_ms = hedging.delay_ms(hedge, attempt.option.standing.latency)
@@ -315,7 +287,7 @@ class Exchange:
         if self._state != CALLING or self._content_sent or self._rival is not None or self.connection is None:
             return
         option = self.plane.router.rival(
-            self._candidates, self._run_so_far(), self.envelope, len(self.body), self.key, clock()
+            self.candidates, self._run_so_far(), self.envelope, len(self.body), self.key, clock()
         )
         if option is not None:
             self._begin(option, "hedge")
@@ -372,8 +344,8 @@ class Exchange:
         """A good answer that was not streamed."""
         attempt.leave()
         self._wins(attempt)
-        self._response_bytes = len(body)
-        self._first_content_us = attempt.first_byte_us
+        self.response_bytes = len(body)
+        self.first_content_us = attempt.first_byte_us
         self._whole = body
         self._succeeded(attempt, usage)
         self._settle("ok", 200, usage, answer=attempt, finish_reason=finish_reason, then=self._send_whole)
@@ -382,9 +354,8 @@ class Exchange:
         connection, attempt = self.connection, self._attempt
         if connection is not None:
             assert attempt is not None
-            record = self._record
             fields = verdict.answer_fields(
-                self._candidates, attempt.option, self._calls, record.cost_nanousd, record.overhead_us
+                self.candidates, attempt.option, self._calls, self._record.cost_nanousd, self._record.overhead_us
             )
             connection.answer(200, self._whole, self.id, fields)
 
@@ -395,7 +366,7 @@ class Exchange:
         attempt.first_content_us = now_us = clock_ns() // 1000
         if not self._content_sent:
             self._content_sent = True
-            self._first_content_us = now_us
+            self.first_content_us = now_us
             self.deadline = min(self._total_at, self._next_comment_at())
         held = self._seam(attempt) + held
         if held:
@@ -415,8 +386,8 @@ class Exchange:
         if not attempt.committed:
             attempt.first_content_us = clock_ns() // 1000
             last = self._seam(attempt) + last
-        if not self._first_content_us:
-            self._first_content_us = attempt.first_content_us
+        if not self.first_content_us:
+            self.first_content_us = attempt.first_content_us
         self._succeeded(attempt, usage)
         self._end_well(last, finish_reason, attempt, usage)
 
@@ -428,7 +399,7 @@ class Exchange:
             last += verdict.late_comment(self._attempt.target, self._calls)
         if self.capability != "responses":
             last += DONE_EVENT
-        self._response_bytes += len(last)
+        self.response_bytes += len(last)
 
         def send(written: bool) -> None:  # noqa: ARG001 — an answer that exists is delivered in any case
             self._end_stream(last)
@@ -437,7 +408,7 @@ class Exchange:
 
     def _succeeded(self, attempt: Attempt, usage: TokenUsage) -> None:
         """What the target and the project are like, for the requests to come."""
-        plane, candidates = self.plane, self._candidates
+        plane, candidates = self.plane, self.candidates
         lane, latency = attempt.option.lane, attempt.option.standing.latency
         lane.breaker.good += 1
         now_us = clock_ns() // 1000
@@ -487,9 +458,9 @@ class Exchange:
             return
         following = None
         if failure.error_class != "caller_fault":
-            following = self.plane.router.next(self._candidates, run, self.envelope, len(self.body), self.key, now)
+            following = self.plane.router.next(self.candidates, run, self.envelope, len(self.body), self.key, now)
         if following is None:
-            waits = self.plane.router.parked_waits(self._candidates, run, now)
+            waits = self.plane.router.parked_waits(self.candidates, run, now)
             self._give_up(verdict.of_failures(self._failures, waits))
         elif following.delay_s:
             self._state = WAITING
@@ -513,12 +484,12 @@ class Exchange:
         envelope, tap = self.envelope, self._spoke.tap if self._spoke is not None else None
         if tap is None or tap.stuck:
             return False
-        option = self.plane.router.resumer(self._candidates, run, envelope, len(self.body), self.key, now)
+        option = self.plane.router.resumer(self.candidates, run, envelope, len(self.body), self.key, now)
         if option is None:
             return False
         target = option.target
         told = continuation(envelope, tap.text, target.model_json, target.assistant_prefix, target.quirks, tap.tokens)
-        usage, cost = verdict.shown_usage(self._attempts), verdict.shown_cost(self._attempts)
+        usage, cost = verdict.shown_usage(self.attempts), verdict.shown_cost(self.attempts)
         if told is None:
             # all that the caller asked for was delivered: nothing is missing but the end
             self._release(option)
@@ -536,7 +507,7 @@ class Exchange:
         connection = self.connection
         if connection is None:
             return  # draining: the record wants its end, nobody the bytes
-        self._response_bytes += len(data)
+        self.response_bytes += len(data)
         self._last_out_at = self.plane.now
         if self._minor:
             data = b"%x\r\n%b\r\n" % (len(data), data)
@@ -551,7 +522,7 @@ class Exchange:
         attempt = self._attempt
         fields = b""
         if self._content_sent and attempt is not None:
-            fields = verdict.stream_fields(self._candidates, attempt.option, self._calls)
+            fields = verdict.stream_fields(self.candidates, attempt.option, self._calls)
         return stream_head(
             date=self.plane.date,
             request_id=self.id,
@@ -584,7 +555,7 @@ class Exchange:
     ) -> None:
         """An attempt that was not the answer, for the record."""
         now_us = clock_ns() // 1000
-        self._attempts.append(attempt.record(error_class, detail, phase, usage, now_us, self._started_us))
+        self.attempts.append(attempt.record(error_class, detail, phase, usage, now_us, self.started_us))
 
     def _release(self, option: LaneOption) -> None:
         """A call was planned, or ended, without a word on its target."""
@@ -623,67 +594,12 @@ class Exchange:
         """
         self._state = SETTLING
         self.deadline = FOREVER
-        self._stop_timer()
-        envelope, key, attempt = self.envelope, self.key, self._attempt
-        target = attempt.target if attempt is not None else None
-        now_us, started_us, first_content_us = clock_ns() // 1000, self._started_us, self._first_content_us
-        attempts = self._attempts
-        answered: Answered | None = None
-        cost: int | None = None
-        upstream_us = 0
-        if answer is not None:
-            price, start_us = answer.target.price, answer.start_us
-            upstream_us = now_us - start_us
-            if price is not None and usage is not None:
-                cost = cost_nanousd(usage, price)
-            answered = Answered(
-                answer.n,
-                answer.target.credential_id,
-                start_us - started_us,
-                (answer.connected_us or start_us) - started_us,
-                answer.first_byte_us - started_us,
-                now_us - started_us,
-                price.version if price is not None else "",
-                cost if attempts else None,
-                answer.kind,
-                usage if attempts else None,
-            )
-        if attempts:
-            usage, cost = verdict.total_usage(attempts, usage), verdict.total_cost(attempts, cost)
-            upstream_us = verdict.upstream_us(attempts, answered)
-        # by place, in the order of its fields: 27 keywords cost 0.7 µs, a fiftieth of a plain request
-        self._record = record = UsageRecord(
-            self.id,
-            self.at_ms,
-            key.organisation_id,
-            key.project_id,
-            key.id,  # key_id
-            self.capability,  # endpoint
-            envelope.model,
-            "client_closed" if self.connection is None else outcome,  # outcome
-            status,
-            envelope.stream,
-            self._candidates.route.name,  # route
-            envelope.user,
-            envelope.tags,
-            target.id if target is not None else "",  # target_id
-            target.name if target is not None else "",  # target
-            target.provider_id if target is not None else "",  # provider_id
-            usage,
-            cost,  # cost_nanousd
-            finish_reason,
-            error_code,
-            tuple(attempts),  # attempts
-            answered,
-            len(self.body),  # request_bytes
-            self._response_bytes,
-            self._read_us - started_us,  # read_us
-            first_content_us - started_us if first_content_us else -1,  # first_content_us
-            now_us - started_us,  # total_us
-            now_us - self._read_us - upstream_us,  # overhead_us
-            self._candidates.plan,
-        )
+        if self._timer is not None:
+            self._stop_timer()
         self._then = then
+        self._record = record = record_of(
+            self, outcome, status, self._attempt, answer, usage, finish_reason, error_code
+        )
         self.plane.recorder.settle(record, self._settled)
 
     def _settled(self, written: bool) -> None:
