@@ -3,6 +3,8 @@
 A caller can only tighten: its own filters come on top of its route's, its key's and its project's.
 """
 
+from math import inf
+
 from potluck.model.price import NANOUSD_PER_USD
 from potluck.model.resources import DataClass, RouteConstraints
 from potluck.model.snapshot import CompiledTarget
@@ -53,7 +55,8 @@ def _names(target: CompiledTarget) -> set[str]:
 
 
 def _nanousd(usd: float | None) -> int | None:
-    return None if usd is None else int(usd * NANOUSD_PER_USD)
+    """To the nearest; None: no bound, or one beyond every number."""
+    return None if usd is None or usd * NANOUSD_PER_USD == inf else round(usd * NANOUSD_PER_USD)
 
 
 def _dearer(target: CompiledTarget, input_limit: int | None, output_limit: int | None) -> bool:

@@ -1,7 +1,7 @@
 """What a caller's model name stands for (`interfaces.md` §4, *Model names*), and who may use it.
 
-Tried in order: a declared model, an alias or what a provider offers, exactly · a route's name · the same without a
-suffix `:cheapest`, `:fastest` or `:own` · a pin `provider/upstream-model`.
+Tried in order: a declared model, an alias or what a provider offers, exactly · the name of a route that names models,
+not only patterns · the same without a suffix `:cheapest`, `:fastest` or `:own` · a pin `provider/upstream-model`.
 """
 
 import difflib
@@ -53,8 +53,9 @@ def _exactly(snapshot: Snapshot, name: str) -> Named | None:
         return Named(name, (model,))
     for route in snapshot.routes:
         if route.name == name:
-            models = [snapshot.models.get(each) or snapshot.pins.get(each) for each in route.match.models]
-            return Named(name, tuple(each for each in models if each is not None), None, route)
+            models = [model_of(snapshot, each) for each in route.match.models]
+            found = tuple(each for each in models if each is not None)
+            return Named(name, found, None, route) if found else None
     return None
 
 

@@ -14,11 +14,12 @@ A plain request with nothing wrong anywhere and one group of targets takes the s
 
 import re
 from collections.abc import Callable, Container
+from copy import copy
 from functools import lru_cache
 
 import msgspec
 
-from potluck.model.resources import Affinity, Route, RouteConstraints, RouteTimeouts, Timeouts
+from potluck.model.resources import Affinity, DataClass, Route, RouteTimeouts, Timeouts
 from potluck.model.snapshot import CompiledKey, CompiledModel, CompiledTarget, Snapshot
 from potluck.model.usage import AttemptKind, IntentForm, PlanLine
 from potluck.policy import retry
@@ -44,24 +45,37 @@ MAX_KINDS = 10_000
 MAX_FORMS = 1_000
 """intents kept encoded per lane"""
 REFRESH_S = 1.0
-"""how old expected costs and the recorded plan may be"""
+"""how old expected costs may be"""
+RETELL_S = 60.0
+"""how old the numbers in the recorded plan may be; a lane that opens or closes changes it at once"""
 DEFAULT_TOTAL_S = Timeouts().total_s
+"""of a request, over all attempts, where its route does not say and no provider's own is longer"""
 
 
 class LaneOption:
     """One target by one credential, as a pool offers it."""
 
-    __slots__ = ("first_fields", "forms", "lane", "place", "standing", "target")
+    __slots__ = ("first_fields", "forms", "lane", "place", "plain", "probe", "standing", "target")
 
     def __init__(self, target: CompiledTarget, lane: Lane, standing: Standing) -> None:
         self.target = target
         self.lane = lane
         self.standing = standing
         self.place: PlaceOption
+        self.probe = False
+        """for one call only, the lane's probe: when it ends without a verdict, `registry.abandoned` has to be told"""
+        self.plain = self
+        """the same for any call"""
         self.forms: dict[tuple[str, bool], IntentForm] = {}
         """encoded intents by key id and stream"""
         self.first_fields: bytes = b""
         """response fields of an answer at the first attempt"""
+
+    def as_probe(self) -> "LaneOption":
+        """It, for the one call that is the lane's probe."""
+        probe = copy(self)
+        probe.probe = True
+        return probe
 
 
 class PlaceOption(Option):
@@ -115,6 +129,7 @@ class Candidates:
         "output_tokens",
         "own_models",
         "plan",
+        "retold_at",
         "route",
         "route_field",
         "stale_at",
@@ -142,7 +157,8 @@ class Candidates:
         """id of the plan in force"""
         self.output_tokens = 0
         """expected of an answer"""
-        self.stale_at = 0.0
+        self.stale_at = self.retold_at = 0.0
+        """when expected costs, and the plan, are worked out again"""
         self.version = -1
 
     @property
@@ -167,8 +183,8 @@ class Run:
 
     def called(self, option: LaneOption) -> None:
         self.spent.called(option.place.place, option.target.credential_id)
-        self.lanes.add(option)
-        self.places[option.place] = option
+        self.lanes.add(option.plain)
+        self.places[option.place] = option.plain
 
     def failed(self, option: LaneOption, failure: Failure) -> None:
         self.last = (option, failure)
@@ -302,13 +318,21 @@ class Router:
     def rival(
         self, candidates: Candidates, run: Run, envelope: Envelope, body_bytes: int, key: CompiledKey, now: float
     ) -> LaneOption | None:
-        """A place to ask beside those in `run`, with nothing wrong with it; None: there is none, or no budget."""
+        """A place to ask beside those in `run`, with nothing wrong with it; None: there is none, or no budget.
+
+        It serves the model that is asked already: a late target has not failed, so nothing falls back yet.
+        """
         budget, spent = candidates.hedge_budget, run.spent
         if budget is None or not spent.may_call(now) or spent.targets >= retry.MAX_TARGETS:
             return None
         wish = self._wish_of(candidates, envelope, body_bytes, key, now)
+        models = candidates.own_models | {place.model for place in run.places}
         for group in candidates.groups:
-            ready = [each for each in group.options if each not in run.places and self._lanes(each, now, READY)]
+            ready = [
+                each
+                for each in group.options
+                if each not in run.places and each.model in models and self._lanes(each, now, READY)
+            ]
             if ready:
                 place = ready[group.pick(ready, wish, self.registry.random)]
                 return self._by_weight(self._lanes(place, now, READY)) if budget.spend() else None
@@ -375,8 +399,8 @@ class Router:
         return None
 
     def _begun(self, option: LaneOption, now: float) -> LaneOption:
-        if option.lane.troubled:
-            self.registry.begin(option.lane, now)
+        if option.lane.troubled and self.registry.begin(option.lane, now):
+            return option.as_probe()
         return option
 
     @staticmethod
@@ -455,7 +479,8 @@ class Router:
     # --- what is told
 
     def refresh(self, candidates: Candidates, now: float) -> None:
-        """Expected costs and the plan that records refer to, as they are now."""
+        """Expected costs as they are now, and the plan that records refer to."""
+        changed = candidates.version != self.registry.version
         candidates.stale_at = now + REFRESH_S
         candidates.version = self.registry.version
         mix = candidates.mix
@@ -463,6 +488,9 @@ class Router:
             for option in group.options:
                 option.cost = mix.expected_cost_nanousd(option.lanes[0].target.price)
         candidates.output_tokens = mix.mean_request().output_tokens
+        if not changed and now < candidates.retold_at:
+            return
+        candidates.retold_at = now + RETELL_S
         line = explain.plan_line(candidates, now)
         if line.id != candidates.plan:
             candidates.plan = line.id
@@ -481,7 +509,7 @@ class Router:
             return RequestError("no_target_available", f"no target can serve this request ({why})")
         lanes = [option.lane for place in places for option in place.lanes]
         why = "; ".join(dict.fromkeys(f"{lane.target}: {lane.reason(now)}" for lane in lanes))
-        wait_s = min(lane.retry_in_s(now) for lane in lanes)
+        wait_s = min(lane.barred_s(now) for lane in lanes)
         if all(lane.state(now) == PARKED for lane in lanes):
             message = f"every allowed target has refused for rate and is given a rest ({why})"
             return RequestError("upstream_rate_limited", message, retry_after_s=wait_s)
@@ -519,22 +547,18 @@ class _Compiler:
         if not self._may_use(named):
             raise names.not_allowed(asked)
         self._check_class(controls)
-        route, also = self._route(named)
+        usual = [self._usual(named, model) for model in named.models]
+        route = self._route(named, usual[0])
         registry = self.router.registry
         budget = registry.hedge_budget(route.id, route.hedge) if route.hedge is not None else None
         made = Candidates(named, route, registry.mix(key.project_id), budget)
-        self._constraints = [route.constraints, *also]
-        self._data_class = min(
-            [
-                key.data_class,
-                *[each for each in (controls.data_class, *(c.data_class for c in self._constraints)) if each],
-            ],
-            key=filters.OPENNESS.__getitem__,
-        )
         places: list[PlaceOption] = []
-        for model in named.models:
-            if named.route is None or names.allowed(key, model.name, model.alias_of):
+        listed = named.route is None or named.name in (key.models or ())
+        for model, rule in zip(named.models, usual, strict=True):
+            if listed or names.allowed(key, model.name, model.alias_of):
+                self._hold(route, rule)
                 places += self._places(model, made)
+        self._hold(route, *usual)
         self._group(made, places, controls.prefer or named.prefer)
         return self._finish(made)
 
@@ -552,33 +576,43 @@ class _Compiler:
 
     # --- the rule
 
-    def _route(self, named: names.Named) -> tuple[Route, list[RouteConstraints]]:
-        """The rule to follow, and constraints that hold beside its own."""
-        own = next((each for each in self.snapshot.routes if self._matches(each, named)), DEFAULT_ROUTE)
+    def _usual(self, named: names.Named, model: CompiledModel) -> Route:
+        """The rule for the caller's requests for the model when no other one is asked for."""
+        called = {model.name, model.alias_of} if named.route is not None else {named.name, model.name, model.alias_of}
+        return next((each for each in self.snapshot.routes if self._matches(each, called)), DEFAULT_ROUTE)
+
+    def _route(self, named: names.Named, usual: Route) -> Route:
+        """The rule to follow: the one that is asked for, by the model's name or in the controls, or the usual one."""
         asked = self.controls.route
         if named.route is not None:
+            if asked not in (None, named.route.name):
+                message = f"the model {named.name!r} is a route itself, and another one is asked for"
+                raise RequestError("invalid_request", message, param="potluck.route")
             if not self._takes_caller(named.route):
-                raise RequestError(
-                    "policy_denied", f"this key may not use the route {named.route.name!r}", param="model"
-                )
-            return named.route, []
-        if asked is None or asked == own.name:
-            return own, []
-        wanted = next((each for each in self.snapshot.routes if each.name == asked), None)
-        if asked == DEFAULT_ROUTE.name:
-            wanted = DEFAULT_ROUTE
+                message = f"this key may not use the route {named.route.name!r}"
+                raise RequestError("policy_denied", message, param="model")
+            return named.route
+        if asked is None or asked == usual.name:
+            return usual
+        rules = (*self.snapshot.routes, DEFAULT_ROUTE)
+        wanted = next((each for each in rules if each.name == asked), None)
         if wanted is None:
             raise RequestError("invalid_request", f"there is no route {asked!r}", param="potluck.route")
-        if not self._matches(wanted, named):
+        if not self._matches(wanted, {named.name, named.models[0].name, named.models[0].alias_of}):
             message = f"the route {asked!r} does not take this key's requests for {named.name!r}"
             raise RequestError("policy_denied", message, param="potluck.route")
-        # asking for another rule must not loosen what the usual one demands
-        return wanted, [own.constraints]
+        return wanted
 
-    def _matches(self, route: Route, named: names.Named) -> bool:
-        if named.route is not None:
-            return route is named.route
-        called = {named.name, *(model.name for model in named.models), *(model.alias_of for model in named.models)}
+    def _hold(self, *rules: Route) -> None:
+        """What these rules demand holds for the targets that are looked at next.
+
+        All of them: asking for another rule must not loosen what the usual one demands.
+        """
+        self._constraints = list(dict.fromkeys(rule.constraints for rule in rules))
+        classes = [self.key.data_class, self.controls.data_class, *[each.data_class for each in self._constraints]]
+        self._data_class: DataClass = min([each for each in classes if each], key=filters.OPENNESS.__getitem__)
+
+    def _matches(self, route: Route, called: set[str]) -> bool:
         return self._takes_caller(route) and any(
             _like(pattern, name) for pattern in route.match.models for name in called
         )
@@ -633,8 +667,11 @@ class _Compiler:
             places = own
         seen: set[str] = set()
         for options, why in [(places, "model"), *later]:
-            fresh = [each for each in options if each.place not in seen]
-            seen |= {each.place for each in fresh}
+            fresh = []
+            for each in options:  # models of one route may have a place in common
+                if each.place not in seen:
+                    seen.add(each.place)
+                    fresh.append(each)
             if fresh:
                 made.groups.append(Group(fresh, route, why))
 
@@ -653,6 +690,9 @@ class _Compiler:
         places = made.places
         if len(places) == 1 and len(places[0].lanes) == 1:
             made.lone = places[0].lanes[0]
+        if made.route.timeouts.total_s is None:
+            allowed_s = [option.target.endpoint.timeouts.total_s for place in places for option in place.lanes]
+            made.total_s = max([DEFAULT_TOTAL_S, *allowed_s])
         return made
 
 
