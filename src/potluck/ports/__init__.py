@@ -56,7 +56,7 @@ class Sink(Protocol):
         """
 
     def head(self, status: int, headers: dict[bytes, bytes]) -> None:
-        """Final response head (1xx are skipped). Names in lower case; repeated fields are joined by `, `.
+        """Final response head (1xx are skipped). Names in lower case; of a repeated field the last one counts.
 
         A value may end in white space.
         """

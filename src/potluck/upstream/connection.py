@@ -56,9 +56,9 @@ class Connection(asyncio.Protocol):
         "_complete",
         "_fault",
         "_feed",
+        "_fields",
         "_head",
         "_head_bytes",
-        "_headers",
         "_interim",
         "_keep_alive",
         "_parser",
@@ -73,6 +73,7 @@ class Connection(asyncio.Protocol):
         "idle_since",
         "is_closing",
         "on_body",
+        "on_header",
         "room",
         "streaming",
         "transport",
@@ -90,12 +91,13 @@ class Connection(asyncio.Protocol):
         self._stage = IDLE
         self._paused = False
         self._pieces: list[bytes] = []
-        # the parser calls list.append itself: no Python frame per chunk
+        # the parser calls these itself: no Python frame per chunk and header field
         self.on_body = self._pieces.append
+        self._fields: dict[bytes, bytes] = {}
+        self.on_header = self._fields.__setitem__
         self._parser: Any = HttpResponseParser(self)
         self._feed = self._parser.feed_data
-        self._headers: dict[bytes, bytes] = {}
-        self._head = self._headers
+        self._head: dict[bytes, bytes] = {}
         self._status = 0
         self._head_bytes = 0
         self._barren_bytes = 0
@@ -113,7 +115,7 @@ class Connection(asyncio.Protocol):
         self.call = call
         call.conn = self
         self._stage = SENT
-        self._headers = {}
+        self._fields.clear()
         self._head_bytes = 0
         self._complete = False
         self.heard = False
@@ -243,15 +245,6 @@ class Connection(asyncio.Protocol):
         if self._complete:
             raise _SecondMessageError
 
-    def on_header(self, name: bytes, value: bytes) -> None:
-        # the parser leaves white space at the end of a value
-        name, value, headers = name.lower(), value.rstrip(), self._headers
-        if name not in headers:
-            headers[name] = value
-        elif self._stage != BODY:
-            # trailers are not joined: nobody reads them, and a read full of one name would cost its square
-            headers[name] = b"%b, %b" % (headers[name], value)
-
     def on_headers_complete(self) -> None:
         parser = self._parser
         status = self._status = parser.get_status_code()
@@ -263,9 +256,8 @@ class Connection(asyncio.Protocol):
                 self._fault = "the answer is malformed"
             return
         self._stage = BODY
-        # trailers go to a dictionary that nobody reads
-        headers = self._head = self._headers
-        self._headers = {}
+        # a copy: trailers go to the fields, which nobody reads any more
+        headers = self._head = {name.lower(): value for name, value in self._fields.items()}
         self._keep_alive = parser.should_keep_alive()
         coding = headers.get(b"transfer-encoding")
         self._chunked = coding is not None
@@ -275,7 +267,7 @@ class Connection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         if self._status < 200:
-            self._headers = {}
+            self._fields.clear()
         else:
             self._complete = True
 
