@@ -430,7 +430,7 @@ class Exchange:
         usage = attempt.usage_so_far() if attempt.committed else None
         attempt.cancel(failure.detail)
         now = clock()
-        self.plane.registry.failed(attempt.option.lane, failure, now, attempt.target)
+        self.plane.registry.failed(attempt.option.lane, failure, now, attempt.target, probe=attempt.option.probe)
         run = self._run_so_far()
         if attempt.kind == "resume" and failure.error_class == "caller_fault":
             # the request was the caller's, but what was sent this time was not
@@ -460,7 +460,7 @@ class Exchange:
         if failure.error_class != "caller_fault":
             following = self.plane.router.next(self.candidates, run, self.envelope, len(self.body), self.key, now)
         if following is None:
-            waits = self.plane.router.parked_waits(self.candidates, run, now)
+            waits = self.plane.router.parked_waits(self.candidates, now)
             self._give_up(verdict.of_failures(self._failures, waits))
         elif following.delay_s:
             self._state = WAITING
@@ -559,7 +559,7 @@ class Exchange:
 
     def _release(self, option: LaneOption) -> None:
         """A call was planned, or ended, without a word on its target."""
-        if option.lane.troubled:
+        if option.probe:
             self.plane.registry.abandoned(option.lane)
 
     def _give_up(self, error: RequestError) -> None:

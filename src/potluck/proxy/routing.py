@@ -515,13 +515,11 @@ class Router:
             return RequestError("upstream_rate_limited", message, retry_after_s=wait_s)
         return RequestError("no_target_available", f"no target can serve this request ({why})", retry_after_s=wait_s)
 
-    def parked_waits(self, candidates: Candidates, run: Run | None, now: float) -> list[float] | None:
-        """How long the lanes that were not called stay parked, in seconds; None: some are not parked at all."""
+    def parked_waits(self, candidates: Candidates, now: float) -> list[float] | None:
+        """How long all lanes stay parked, in seconds; None: some are not parked at all."""
         waits = []
         for place in candidates.places:
             for option in place.lanes:
-                if run is not None and option in run.lanes:
-                    continue
                 if option.lane.state(now) != PARKED:
                     return None
                 waits.append(option.lane.parking.until - now)

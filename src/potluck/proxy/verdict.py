@@ -147,7 +147,7 @@ def of_error_object(error: dict[str, Any], where: str) -> Failure:
 def of_failures(failures: list[tuple[str, Failure]], parked_waits_s: list[float] | None = None) -> RequestError:
     """What the caller is told when every allowed target failed: how many, and the class of each.
 
-    `parked_waits_s`: of lanes that were not even called since they are parked; None: some were left for other reasons.
+    `parked_waits_s`: for how long all lanes are parked by now, those too that were not called; None: some are not.
     """
     last = failures[-1][1]
     if last.error_class == "caller_fault":
@@ -158,7 +158,8 @@ def of_failures(failures: list[tuple[str, Failure]], parked_waits_s: list[float]
     count = "the only call failed" if len(failures) == 1 else f"all {len(failures)} calls failed"
     message = f"{count}: {told}"
     if classes == {"key_limited"}:
-        waits = [failure.retry_after_s for _, failure in failures] + [*(parked_waits_s or ())]
+        asked_s = [failure.retry_after_s for _, failure in failures]
+        waits = asked_s if parked_waits_s is None else parked_waits_s
         return RequestError("upstream_rate_limited", message, retry_after_s=smallest_retry_after(waits) or 1.0)
     if classes == {"target_slow"}:
         return RequestError("upstream_timeout", message)
