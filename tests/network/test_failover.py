@@ -20,7 +20,7 @@ from potluck.proxy.limits import PlaneLimits
 
 pytestmark = pytest.mark.timeout(30)
 
-BRISK = Timeouts(connect_s=0.3, first_byte_s=0.3, idle_s=0.3, total_s=5)
+BRISK = Timeouts(connect_s=0.2, first_byte_s=0.2, idle_s=0.2, total_s=5)
 COMMENT_S = 0.2
 
 

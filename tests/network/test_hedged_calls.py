@@ -20,8 +20,8 @@ pytestmark = pytest.mark.timeout(30)
 
 AFTER_MS = 50
 LETS_GO_S = 1.0
-LATE_S = 0.5
-SOON_S = 0.3
+LATE_S = 0.35
+SOON_S = 0.25
 """less than late targets take"""
 
 
