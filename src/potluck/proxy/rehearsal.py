@@ -1,7 +1,8 @@
 """What a request would meet now, found out without sending it: the real router, run on a copy of its live state.
 
-Rule: nothing that happens here is seen by requests. What a router changes (lanes, keys, a route's spare calls) is
-copied when it is first asked for; what it only reads (latencies, calls in flight, token mixes) is the live object.
+Rule: nothing that happens here is seen by requests. What a router may change (lanes in trouble and their keys, a
+route's spare calls) is copied when it is first asked for; what it only reads (lanes that are simply ready, latencies,
+calls in flight, token mixes) is the live object.
 """
 
 import time
@@ -91,7 +92,7 @@ class Rehearsal(Registry):
                 self.keys[target.credential_id] = deepcopy(key, self._copies)
             known = self._live.lanes.get(name)
             if known is not None:
-                lane = self.lanes[name] = deepcopy(known, self._copies)
+                lane = self.lanes[name] = deepcopy(known, self._copies) if known.troubled else known
                 if known in self._live.impaired:
                     self.impaired.add(lane)
         return super().lane(target)
