@@ -522,7 +522,7 @@ class Router:
             for option in place.lanes:
                 if option.lane.state(now) != PARKED:
                     return None
-                waits.append(option.lane.parking.until - now)
+                waits.append(round(option.lane.parking.until - now, 3))  # 7.0000001 is not eight
         return waits
 
 
