@@ -69,9 +69,9 @@ def _show(output: Output, found: Mapping[str, Any]) -> None:
     columns += [("OF", "of")] if len({each.get("of") for each in considered}) > 1 else []
     columns += [("WHY", "error")]
     output.line()
-    output.table(
-        columns, list(_numbered(considered, found["order"])), empty="no target may serve it", right=("number",)
-    )
+    rows = list(_numbered(considered, found["order"]))
+    optional = ("of", "credential")
+    output.table(columns, rows, empty="no target may serve it", right=("number",), optional=optional)
     left_out = [{"target": each["target"], "error": each["why"]} for each in targets if not each["in"]]
     if left_out:
         output.line()
