@@ -40,6 +40,7 @@ from potluck.proxy.plane import Plane
 from potluck.runtime import announce, memory
 from potluck.runtime.configuration import apply_file
 from potluck.runtime.live_readings import LiveReadings
+from potluck.runtime.probes import Probes
 from potluck.runtime.ticker import Ticker
 from potluck.snapshot import SnapshotError, SnapshotStore
 from potluck.store import Store, StoreError
@@ -164,8 +165,9 @@ class Gateway:
             lookup=self._look_up,
             allowed_hosts=_own_names(settings),
         )
+        self.probes = Probes(self.snapshots, self.plane.registry, upstreams, settings.home)
         self.exposition = self._expose()
-        ticker = Ticker(loop, [self.plane.sweep, self.pool.sweep])
+        ticker = Ticker(loop, [self.plane.sweep, self.pool.sweep, self.probes.sweep])
         importer = ImporterProcess(settings.home)
         server = await self._listen()
         try:
@@ -249,6 +251,18 @@ class Gateway:
         exposition.counter(
             "potluck_target_opened_total", "times that a target's breaker opened", live.opened, ("target",)
         )
+        exposition.counter(
+            "potluck_probes_total",
+            "active probes by how they ended",
+            self.probes.counts.copy,
+            ("provider", "kind", "outcome"),
+        )
+        exposition.counter(
+            "potluck_probe_cost_nanousd_total",
+            "cost of active probes, which belong to no project",
+            self.probes.cost_nanousd.copy,
+            ("provider",),
+        )
         exposition.gauge("potluck_spool_writable", "1 while usage can be recorded", lambda: int(self.spool.writable))
         exposition.counter("potluck_spool_dropped_total", "records given up", lambda: self.spool.dropped)
         exposition.gauge("potluck_snapshot_version", "configuration in force", lambda: self.snapshots.current.version)
@@ -305,6 +319,7 @@ class Gateway:
 
     async def _drain(self, server: asyncio.Server) -> None:
         server.close()
+        self.probes.close()
         left = await self.plane.drain(self.settings.drain_s)
         if left:
             log.warning("%d requests were still running after %g s and were cut", left, self.settings.drain_s)
@@ -315,6 +330,7 @@ class Gateway:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(STOP_S):
                 await self.snapshots.flush_touched()
+        self.probes.close()
         self.pool.close()
         # records go to the file first, so that the importer's last look finds them
         await asyncio.sleep(0)
