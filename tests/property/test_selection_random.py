@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from potluck.model.resources import Strategy
 from potluck.policy.latency import SIZE_CLASSES
-from potluck.policy.selection import PICK, Wish, order, score, stays
+from potluck.policy.selection import PICK, Wish, leading, order, score, stays
 from potluck.policy.standing import Option, Standing
 
 TIMES = st.sampled_from([0.0, 1e-9, 1e9]) | st.floats(0, 1e7)
@@ -56,6 +56,20 @@ def test_every_pick_is_one_of_the_options(strategy: Strategy, places: list[Optio
         assert PICK[strategy](places, wish, draw) in range(len(places))
     assert sorted(order(strategy, places, wish, draw)) == list(range(len(places)))
     assert places == before
+
+
+@given(STRATEGIES, options(), WISHES, st.integers(0, 2**32))
+def test_a_pick_is_one_of_the_leading(strategy: Strategy, places: list[Option], wish: Wish, seed: int) -> None:
+    """Where leaders can be told without the request, picks are among them, and each of them is picked at times."""
+    found = leading(strategy, places)
+    wish.subject = ""
+    if found:
+        for place in places:
+            place.weight = 1
+        draw = random.Random(seed).random
+        assert {PICK[strategy](places, wish, draw) for _ in range(200)} == set(found)
+    else:
+        assert strategy in ("fastest", "least_busy", "balanced")
 
 
 @given(STRATEGIES, options(), WISHES, st.sampled_from([0.0, 1 - 2**-53]))

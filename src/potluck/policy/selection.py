@@ -239,6 +239,20 @@ def _pulls(options: Sequence[Option], wish: Wish) -> list[float]:
     return pulls
 
 
+def leading(strategy: Strategy, options: Sequence[Option]) -> list[int]:
+    """Those of `options` between which only their weights decide, whatever the request; empty: it depends on it.
+
+    So a pool can be looked at once and drawn from many times. With a subject `weighted` depends on the request too.
+    """
+    if strategy == "priority":
+        tier = min([option.priority for option in options])
+        return [index for index, option in enumerate(options) if option.priority == tier]
+    if strategy == "cheapest":
+        limit = min([option.cost for option in options]) * COST_TIE
+        return [index for index, option in enumerate(options) if option.cost <= limit]
+    return list(range(len(options))) if strategy == "weighted" else []
+
+
 PICK: dict[Strategy, Pick] = {
     "priority": _priority,
     "weighted": _weighted,

@@ -23,6 +23,7 @@ from potluck.providers.openai import classify_status, read_error
 from potluck.proxy import verdict
 from potluck.proxy.relay import Relay
 from potluck.wire.dialects.answer import MalformedAnswer, read_response
+from potluck.wire.dialects.envelope import encode_upstream_body
 from potluck.wire.dialects.splice import ResumableTap
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ class Attempt:
         exchange, target = self.exchange, self.target
         body = self.body
         if body is None:
-            body = exchange.upstream_body(target)
+            body = encode_upstream_body(exchange.envelope, target.model_json, target.quirks)
         else:
             self.body = b""
         self.start_us = clock_ns() // 1000

@@ -22,7 +22,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from potluck.model.resources import Capability
-from potluck.model.snapshot import CompiledKey, CompiledTarget
+from potluck.model.snapshot import CompiledKey
 from potluck.model.usage import (
     AttemptKind,
     AttemptRecord,
@@ -41,12 +41,7 @@ from potluck.proxy.own_answers import refuse
 from potluck.proxy.record import intent_of, record_of
 from potluck.proxy.relay import Relay
 from potluck.proxy.routing import MAX_FORMS, Candidates, LaneOption, Run
-from potluck.wire.dialects.envelope import (
-    Envelope,
-    decode_envelope,
-    encode_upstream_body,
-    read_control_fields,
-)
+from potluck.wire.dialects.envelope import Envelope, decode_envelope, read_control_fields
 from potluck.wire.dialects.resume import continuation, seam_comment, why_not
 from potluck.wire.dialects.splice import Earlier, ResumableTap
 from potluck.wire.dialects.stream import StreamTap
@@ -65,6 +60,8 @@ clock = time.monotonic
 clock_ns = time.monotonic_ns
 unix_s = time.time
 
+SAMPLED_MS = 8
+"""one moment in so many is measured where speed decides nothing"""
 DONE_EVENT = b"data: [DONE]\n\n"
 
 
@@ -243,22 +240,15 @@ class Exchange:
                 self._refuse(error)
             return
         self._state = CALLING
-        candidates = self.candidates
         if self.envelope.stream:
             self._watch(attempt)
-            if candidates.hedge_budget is not None and not self._content_sent:
-                self._time_hedge(attempt)
         else:
             self.deadline = self._total_at
-            if candidates.hedge_budget is not None:
-                self._time_hedge(attempt)
+        if self.candidates.hedge_budget is not None and not self._content_sent:
+            self._time_hedge(attempt)
         attempt.open()
         if self._paused_at and attempt.call is not None:
             attempt.call.pause()
-
-    def upstream_body(self, target: CompiledTarget) -> bytes:
-        """The request as it is sent to a target."""
-        return encode_upstream_body(self.envelope, target.model_json, target.quirks)
 
     def make_relay(self, attempt: Attempt) -> Relay:
         """What reads the attempt's stream."""
@@ -343,12 +333,13 @@ class Exchange:
     def answered_whole(self, attempt: Attempt, body: bytes, usage: TokenUsage, finish_reason: str) -> None:
         """A good answer that was not streamed."""
         attempt.leave()
-        self._wins(attempt)
+        if self._calls > 1 or self._timer is not None:
+            self._wins(attempt)
         self.response_bytes = len(body)
         self.first_content_us = attempt.first_byte_us
         self._whole = body
         self._succeeded(attempt, usage)
-        self._settle("ok", 200, usage, answer=attempt, finish_reason=finish_reason, then=self._send_whole)
+        self._settle("ok", 200, usage, attempt, finish_reason, "", self._send_whole)
 
     def _send_whole(self, written: bool) -> None:  # noqa: ARG002 — an answer that exists is delivered in any case
         connection, attempt = self.connection, self._attempt
@@ -404,26 +395,33 @@ class Exchange:
         def send(written: bool) -> None:  # noqa: ARG001 — an answer that exists is delivered in any case
             self._end_stream(last)
 
-        self._settle("ok", 200, usage, answer=attempt, finish_reason=finish_reason, then=send)
+        self._settle("ok", 200, usage, attempt, finish_reason, "", send)
 
     def _succeeded(self, attempt: Attempt, usage: TokenUsage) -> None:
         """What the target and the project are like, for the requests to come."""
-        plane, candidates = self.plane, self.candidates
-        lane, latency = attempt.option.lane, attempt.option.standing.latency
+        candidates, option = self.candidates, attempt.option
+        lane = option.lane
         lane.breaker.good += 1
-        now_us = clock_ns() // 1000
-        now = now_us / 1e6
+        candidates.mix.observe(usage)
         if lane.troubled:
-            plane.registry.succeeded(lane, now, attempt.start_us / 1e6)
+            self.plane.registry.succeeded(lane, clock(), attempt.start_us / 1e6)
+        # where no choice is made by speed, one in some is measured, for those who look
+        if candidates.measures or not self.at_ms % SAMPLED_MS:
+            self._measure(attempt, usage)
+        if candidates.affinity is not None:
+            self.plane.router.answered(candidates, option, self.envelope, self.key, clock())
+
+    def _measure(self, attempt: Attempt, usage: TokenUsage) -> None:
+        """How fast the target was."""
+        latency, body_bytes = attempt.option.standing.latency, len(self.body)
+        now_us = clock_ns() // 1000
         if self.envelope.stream:
             first_us, tokens = attempt.first_content_us, usage.output_tokens
             per_token_ms = (now_us - first_us) / (tokens - 1) / 1000 if tokens > 1 and not attempt.slowed else 0.0
-            latency.observe_stream(size_class(len(self.body)), (first_us - attempt.start_us) / 1000, per_token_ms, now)
+            first_ms = (first_us - attempt.start_us) / 1000
+            latency.observe_stream(size_class(body_bytes), first_ms, per_token_ms, now_us / 1e6)
         else:
-            latency.observe_plain(size_class(len(self.body)), (now_us - attempt.start_us) / 1000, now)
-        candidates.mix.observe(usage)
-        if candidates.affinity is not None:
-            plane.router.answered(candidates, attempt.option, self.envelope, self.key, now)
+            latency.observe_plain(size_class(body_bytes), (now_us - attempt.start_us) / 1000, now_us / 1e6)
 
     def attempt_failed(self, attempt: Attempt, failure: Failure) -> None:
         """An attempt is over without an answer: the next call, or an honest end."""
@@ -581,7 +579,6 @@ class Exchange:
         outcome: Outcome,
         status: int,
         usage: TokenUsage | None = None,
-        *,
         answer: Attempt | None = None,
         finish_reason: str = "",
         error_code: str = "",

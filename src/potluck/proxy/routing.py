@@ -27,7 +27,7 @@ from potluck.policy.affinity import prefix_of
 from potluck.policy.hedging import HedgeBudget
 from potluck.policy.latency import size_class
 from potluck.policy.mix import TokenMix
-from potluck.policy.selection import PICK, Pick, Wish, stays
+from potluck.policy.selection import PICK, Pick, Wish, leading, stays
 from potluck.policy.standing import Option, Standing
 from potluck.ports import Failure, SnapshotSource
 from potluck.proxy import explain, filters, names
@@ -40,6 +40,7 @@ from potluck.wire.errors import RequestError
 DEFAULT_ROUTE = Route(id="", organisation_id="", name="default", created_at_ms=0)
 """applies where no rule does: the model's targets in their order"""
 
+MEASURING = frozenset(("fastest", "least_busy", "balanced"))
 MAX_KINDS = 10_000
 """kinds of requests kept worked out; more than that at once, and all are made anew"""
 MAX_FORMS = 1_000
@@ -104,12 +105,14 @@ class PlaceOption(Option):
 class Group:
     """Places among which a strategy chooses; all of them come before those of the next group."""
 
-    __slots__ = ("options", "pick", "strategy", "why")
+    __slots__ = ("leaders", "options", "pick", "strategy", "why")
 
     def __init__(self, options: list[PlaceOption], route: Route, why: str) -> None:
         self.options = options
         self.strategy = route.strategy
         self.pick: Pick = PICK[route.strategy]
+        self.leaders: list[PlaceOption] = []
+        """those between which only weights decide; empty: that depends on the request"""
         self.why = why
         """`model`, `own first`, `fallback …`"""
 
@@ -123,6 +126,7 @@ class Candidates:
         "hedge_budget",
         "left_out",
         "lone",
+        "measures",
         "mix",
         "model",
         "named",
@@ -151,6 +155,8 @@ class Candidates:
         self.groups: list[Group] = []
         self.left_out: list[tuple[CompiledTarget | None, str, str]] = []
         """target or None, its name, the reason"""
+        self.measures = route.hedge is not None
+        """speed decides, so it is measured"""
         self.lone: LaneOption | None = None
         """there is no choice at all"""
         self.plan = ""
@@ -254,8 +260,8 @@ class Router:
         lone = candidates.lone
         if lone is not None and not lone.lane.troubled:
             return lone
-        wish = self._wish_of(candidates, envelope, body_bytes, key, now)
         if registry.impaired:
+            wish = self._wish_of(candidates, envelope, body_bytes, key, now)
             return self._select(candidates, None, wish, now, self._prefix(candidates, envelope, key))
         group = candidates.groups[0] if candidates.groups else None
         if group is None:
@@ -263,9 +269,13 @@ class Router:
         options = group.options
         if len(options) == 1:
             place = options[0]
+        elif group.leaders:
+            place = group.leaders[0] if len(group.leaders) == 1 else self._drawn(group.leaders)
         elif candidates.affinity is not None:
+            wish = self._wish_of(candidates, envelope, body_bytes, key, now)
             place = self._sticky(candidates, group, options, wish, now, self._prefix(candidates, envelope, key))
         else:
+            wish = self._wish_of(candidates, envelope, body_bytes, key, now)
             place = options[group.pick(options, wish, registry.random)]
         lanes = place.lanes
         return lanes[0] if len(lanes) == 1 else self._by_weight(lanes)
@@ -416,6 +426,15 @@ class Router:
         ]
         return self._begun(self._by_weight(rest), now) if rest else None
 
+    def _drawn(self, places: list[PlaceOption]) -> PlaceOption:
+        """A place drawn by weight."""
+        point = self.registry.random() * sum([each.weight for each in places])
+        for each in places:
+            point -= each.weight
+            if point < 0:
+                return each
+        return places[-1]
+
     def _by_weight(self, lanes: "tuple[LaneOption, ...] | list[LaneOption]") -> LaneOption:
         """A lane drawn by its credential's weight."""
         if len(lanes) == 1:
@@ -487,6 +506,9 @@ class Router:
         for group in candidates.groups:
             for option in group.options:
                 option.cost = mix.expected_cost_nanousd(option.lanes[0].target.price)
+        if candidates.groups and candidates.affinity is None and not candidates.route.split_by:
+            group = candidates.groups[0]
+            group.leaders = [group.options[index] for index in leading(group.strategy, group.options)]
         candidates.output_tokens = mix.mean_request().output_tokens
         if not changed and now < candidates.retold_at:
             return
@@ -672,6 +694,7 @@ class _Compiler:
                     fresh.append(each)
             if fresh:
                 made.groups.append(Group(fresh, route, why))
+        made.measures = made.measures or route.strategy in MEASURING
 
     def _fallback(self, name: str, made: Candidates) -> tuple[list[PlaceOption], str]:
         why = f"fallback {name}"
