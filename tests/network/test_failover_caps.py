@@ -6,7 +6,7 @@ import random
 import time
 
 import pytest
-from dataplane import Gateway
+from dataplane import PATIENT, Gateway
 
 from potluck.conformance.answers import chunk, event, role_chunk
 from potluck.conformance.call import Call
@@ -18,6 +18,9 @@ from potluck.policy.retry import JITTER_MAX, JITTER_MIN, MAX_CALLS, MAX_TARGETS,
 pytestmark = pytest.mark.timeout(60)
 
 BRISK = Timeouts(connect_s=0.3, first_byte_s=0.3, idle_s=0.3, total_s=20)
+"""of targets that stall; others have all the time that a busy machine may take"""
+AT_ONCE_S = 0.35
+"""less than the shortest pause before the same target, and what a busy machine may take"""
 LATE_S = 0.25
 """a deadline may be noticed this much later: sweeps are 50 ms apart here, and machines are busy"""
 
@@ -62,7 +65,8 @@ class Board:
 
             self.fake.script[name] = play
         # a provider of its own for each: a dead key must not decide about its neighbours
-        return self.gateway.target(base_url, name, provider=f"p{n}-{model}", timeouts=BRISK)
+        timeouts = BRISK if kind.startswith("stall") else PATIENT
+        return self.gateway.target(base_url, name, provider=f"p{n}-{model}", timeouts=timeouts)
 
     def close(self) -> None:
         self._holder.close()
@@ -105,7 +109,7 @@ async def check(board: Board, model: str, kinds: tuple[str, ...], *, stream: boo
             pauses += 1
         else:
             assert attempt.kind == "next"
-            assert pause_s < LATE_S, "another target is called at once"
+            assert pause_s < AT_ONCE_S, "another target is called at once"
     assert pauses == len(calls) - len(set(calls))
 
 
@@ -115,10 +119,17 @@ async def test_no_combination_of_failures_passes_the_caps(board: Board):
     chance = random.Random(10)
     mixed = [tuple(chance.choices((*AGAIN, *ONCE), k=count)) for count in (2, 3, 4) for _ in range(20)]
     combinations = [(kinds, stream) for kinds in (*alike, *mixed) for stream in (False, True)]
+    at_once = asyncio.Semaphore(50)
+
+    async def one(model: str, kinds: tuple[str, ...], *, stream: bool) -> None:
+        async with at_once:
+            await check(board, model, kinds, stream=stream)
+
+    for n, (kinds, _) in enumerate(combinations):
+        board.serve(f"m{n}", kinds)
     async with asyncio.TaskGroup() as requests:
         for n, (kinds, stream) in enumerate(combinations):
-            board.serve(f"m{n}", kinds)
-            requests.create_task(check(board, f"m{n}", kinds, stream=stream))
+            requests.create_task(one(f"m{n}", kinds, stream=stream))
     pauses_s = [
         (again.start_us - before.end_us) / 1e6
         for record in board.gateway.spool.records
@@ -145,14 +156,14 @@ async def test_a_target_that_asks_for_long_is_not_called_again(board: Board):
 async def test_all_attempts_share_one_deadline(board: Board, stream: bool):
     """Targets that stall in turn: the caller has his 504 when the rule's time is over, not when the last one is."""
     board.serve("m", ("stall-before-head",) * 4)
-    board.gateway.rule("short", timeouts=RouteTimeouts(total_s=0.75))
+    board.gateway.rule("short", timeouts=RouteTimeouts(total_s=0.85))
     began_s = time.monotonic()
     async with board.gateway.caller() as caller:
         await caller.send(board.gateway.request("m", stream=stream))
         response = await caller.read()
     took_s = time.monotonic() - began_s
     assert (response.status, response.code) == (504, "upstream_timeout")
-    assert 0.7 < took_s < 0.75 + LATE_S
+    assert 0.8 < took_s < 0.85 + LATE_S
     record = await board.gateway.record("m")
     assert record.outcome == "upstream_timeout"
     assert [each.error_class for each in record.attempts] == ["target_slow"] * 3
