@@ -176,7 +176,7 @@ class Attempt:
         if self.over:
             return
         if self._form == PLAIN:
-            self._plain_ended(clean=True)
+            self._plain_ended(True)
         else:
             self._ended()
 
@@ -185,7 +185,7 @@ class Attempt:
         if self.over:
             return
         if self._form == PLAIN:
-            self._plain_ended(clean=False)
+            self._plain_ended(False)
         else:
             self._ended()
 
@@ -231,7 +231,7 @@ class Attempt:
         else:
             self._error_ended()
 
-    def _plain_ended(self, *, clean: bool) -> None:
+    def _plain_ended(self, clean: bool) -> None:
         exchange, parts = self.exchange, self._parts
         body = parts[0] if len(parts) == 1 else b"".join(parts)
         try:

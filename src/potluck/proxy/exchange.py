@@ -236,7 +236,7 @@ class Exchange:
                 self._give_up(error)
             else:
                 # nothing to record, and no place to record it in: it is counted
-                self.plane.exchange_ended(self)
+                self.plane.exchanges.discard(self)
                 self._refuse(error)
             return
         self._state = CALLING
@@ -332,7 +332,8 @@ class Exchange:
 
     def answered_whole(self, attempt: Attempt, body: bytes, usage: TokenUsage, finish_reason: str) -> None:
         """A good answer that was not streamed."""
-        attempt.leave()
+        attempt.over = True
+        attempt.option.standing.in_flight -= 1
         if self._calls > 1 or self._timer is not None:
             self._wins(attempt)
         self.response_bytes = len(body)
@@ -602,7 +603,7 @@ class Exchange:
     def _settled(self, written: bool) -> None:
         self._state = ENDED
         plane = self.plane
-        plane.exchange_ended(self)
+        plane.exchanges.discard(self)
         plane.meter.request(self._record)
         then, self._then = self._then, None  # it may be our own method: a cycle, which only the collector would free
         if then is not None:

@@ -155,9 +155,6 @@ class Plane:
             if now >= guarded.deadline:
                 guarded.on_deadline()
 
-    def exchange_ended(self, exchange: "Exchange") -> None:
-        self.exchanges.discard(exchange)
-
     async def drain(self, timeout_s: float) -> int:
         """Refuse new requests, close idle connections, wait until those that have begun are over and answers taken.
 

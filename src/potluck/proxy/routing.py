@@ -105,7 +105,7 @@ class PlaceOption(Option):
 class Group:
     """Places among which a strategy chooses; all of them come before those of the next group."""
 
-    __slots__ = ("leaders", "options", "pick", "strategy", "why")
+    __slots__ = ("even", "leaders", "options", "pick", "strategy", "why")
 
     def __init__(self, options: list[PlaceOption], route: Route, why: str) -> None:
         self.options = options
@@ -113,6 +113,8 @@ class Group:
         self.pick: Pick = PICK[route.strategy]
         self.leaders: list[PlaceOption] = []
         """those between which only weights decide; empty: that depends on the request"""
+        self.even = False
+        """and their weights are the same"""
         self.why = why
         """`model`, `own first`, `fallback …`"""
 
@@ -270,7 +272,11 @@ class Router:
         if len(options) == 1:
             place = options[0]
         elif group.leaders:
-            place = group.leaders[0] if len(group.leaders) == 1 else self._drawn(group.leaders)
+            leaders = group.leaders
+            if group.even:
+                place = leaders[int(registry.random() * len(leaders))]
+            else:
+                place = leaders[0] if len(leaders) == 1 else self._drawn(leaders)
         elif candidates.affinity is not None:
             wish = self._wish_of(candidates, envelope, body_bytes, key, now)
             place = self._sticky(candidates, group, options, wish, now, self._prefix(candidates, envelope, key))
@@ -509,6 +515,7 @@ class Router:
         if candidates.groups and candidates.affinity is None and not candidates.route.split_by:
             group = candidates.groups[0]
             group.leaders = [group.options[index] for index in leading(group.strategy, group.options)]
+            group.even = len({each.weight for each in group.leaders}) == 1 < len(group.leaders)
         candidates.output_tokens = mix.mean_request().output_tokens
         if not changed and now < candidates.retold_at:
             return
