@@ -38,7 +38,8 @@ async def gateway(fake: FakeProvider, tmp_path: Path, limits: PlaneLimits) -> As
         base_url = fake.url_for(row.name) if row.early else fake.base_url
         slow = any(each is not None and each.error_class == "target_slow" for each in (row.plain, row.stream))
         hasty = slow or row.name.startswith("stall")
-        gateway.add(row.name, base_url, timeouts=HASTY if hasty else PATIENT)
+        # a key of its own for each: one that dies is dead for all that use it
+        gateway.add(row.name, base_url, timeouts=HASTY if hasty else PATIENT, credential=row.name)
     port, holder = refused_port()
     gateway.add("refused", f"http://127.0.0.1:{port}/v1")
     await gateway.start()

@@ -25,6 +25,7 @@ from potluck.proxy.relay import Relay
 from potluck.wire.dialects.answer import MalformedAnswer, read_response
 from potluck.wire.dialects.envelope import encode_upstream_body
 from potluck.wire.dialects.splice import ResumableTap
+from potluck.wire.sse import encode_event
 
 if TYPE_CHECKING:
     from potluck.proxy.exchange import Exchange
@@ -303,6 +304,9 @@ class Attempt:
             usage = tap.usage
             if usage is None:
                 usage = estimate_usage(len(self.exchange.body), tap.output_bytes)
+            missing = tap.missing_usage(usage)
+            if missing is not None:
+                out += encode_event(missing)
             self.exchange.answered_stream(self, relay.held + out, usage, tap.finish_reason)
 
     # --- what it leaves behind

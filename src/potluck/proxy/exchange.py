@@ -21,6 +21,8 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from potluck.model.resources import Capability
 from potluck.model.snapshot import CompiledKey
 from potluck.model.usage import (
@@ -489,6 +491,8 @@ class Exchange:
         target = option.target
         told = continuation(envelope, tap.text, target.model_json, target.assistant_prefix, target.quirks, tap.tokens)
         usage, cost = verdict.shown_usage(self.attempts), verdict.shown_cost(self.attempts)
+        if usage.estimated:
+            usage = msgspec.structs.replace(usage, output_tokens=tap.tokens)  # counted as they came
         if told is None:
             # all that the caller asked for was delivered: nothing is missing but the end
             self._release(option)

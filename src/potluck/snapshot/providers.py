@@ -14,7 +14,7 @@ from potluck.model.secret import Secret
 from potluck.model.snapshot import CompiledProbe, CompiledTarget, Endpoint, RequestHead
 from potluck.providers.base_url import BaseUrl, parse_base_url
 from potluck.providers.openai import MODELS_PATH, PATHS, build_heads, models_request
-from potluck.providers.quirks import quirks_of, served
+from potluck.providers.quirks import assistant_prefix_of, quirks_of, served
 from potluck.snapshot.prices import FREE, choose_price, missing_price
 from potluck.snapshot.rows import PlaceRows
 
@@ -155,7 +155,7 @@ def compile_provider(
             provider.max_connections,
         ),
         quirks_of(url),
-        provider.assistant_prefix or ("plain" if provider.builtin else "none"),
+        provider.assistant_prefix or ("plain" if provider.builtin else assistant_prefix_of(url)),
         tuple(accounts) or (_account(url, None),),
         offers,
     )

@@ -265,6 +265,18 @@ class ResumableTap(StreamTap):
         members["choices"] = Raw(_encode(choices))
         return _encode(members)
 
+    def missing_usage(self, usage: TokenUsage) -> bytes | None:
+        """As `StreamTap.missing_usage`, of the whole answer."""
+        earlier = self._earlier
+        if earlier is None:
+            return super().missing_usage(usage)
+        if not self._wants_usage or self._shown or not self._ending:
+            return None
+        cost = None
+        if self._price is not None and earlier.cost_nanousd is not None:
+            cost = earlier.cost_nanousd + cost_nanousd(usage, self._price)
+        return self._usage_chunk(joined_usage(earlier.usage, usage), cost)
+
     def _take_usage(self, usage: TokenUsage | None, payload: bytes, has_choices: bool) -> bytes | None:
         if self._earlier is None or usage is None or not self._wants_usage:
             return super()._take_usage(usage, payload, has_choices)

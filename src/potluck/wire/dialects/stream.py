@@ -4,7 +4,8 @@ Until content has been seen each chunk is decoded with its delta; after that onl
 1. Usage may come in a chunk without choices, in the last content chunk, after the finish reason, growing on every chunk
    (the last one counts), in `x_groq` or inside a choice. `null` and all zeros say nothing.
 2. A caller who did not ask for usage does not see it: a chunk of usage alone is dropped, else the member is taken out.
-   One who did also gets `usage.cost_usd`. A `"usage": null` is left where it is.
+   One who did also gets `usage.cost_usd`, and gets it in any case: where the target puts its counts elsewhere or has
+   none, `missing_usage` makes the last chunk. A `"usage": null` is left where it is.
 3. The stream is `finished` when all choices have a finish reason (responses: at the terminal event).
 4. An error inside the stream ends it: `error` is set and nothing is forwarded.
 """
@@ -88,6 +89,7 @@ _decode_event = msgspec.json.Decoder(_Event).decode
 _encode = msgspec.json.encode
 
 _TERMINAL = frozenset(("response.completed", "response.incomplete", "response.failed", "response.cancelled"))
+_CHUNK_HEAD = ("id", "object", "created", "model", "system_fingerprint", "service_tier")
 _SILENT = frozenset(
     (
         "response.created",
@@ -108,6 +110,7 @@ class StreamTap:
     __slots__ = (
         "_decode",
         "_ended",
+        "_ending",
         "_n",
         "_overhead_bytes",
         "_price",
@@ -115,6 +118,7 @@ class StreamTap:
         "_reads_events",
         "_seen",
         "_shares",
+        "_shown",
         "_sums",
         "_wants_usage",
         "chunks",
@@ -154,6 +158,10 @@ class StreamTap:
         self._sums = False
         """the target counts each choice by itself: the counts are summed, and forwarded once"""
         self._shares: list[TokenUsage] = []
+        self._shown = False
+        """the caller has been given usage"""
+        self._ending = b""
+        """the last chunk with a finish reason"""
         self._ended: set[int] = set()
         self._seen: set[int] = set()
         self._decode: Callable[[bytes], Any] = _decode_first
@@ -217,6 +225,7 @@ class StreamTap:
         for choice in choices:
             if choice.finish_reason:
                 self._end_choice(choice.index, choice.finish_reason)
+                self._ending = payload
                 if self.error is not None:
                     return None
             elif self._n > 1:
@@ -236,7 +245,33 @@ class StreamTap:
         usage = token_usage(chunk.usage)
         if self._n > 1 and not self._sums and usage is not None:
             self._sums = counts_one_choice(payload, usage)
+        self._shown = self._wants_usage and usage is not None
         return self._take_usage(usage, payload, bool(choices))
+
+    def missing_usage(self, usage: TokenUsage) -> bytes | None:
+        """The chunk that tells the caller of a finished stream its usage; None if it was told, or was not asked for.
+
+        `usage`: what the target said in a place that callers do not read, or an estimate, which then says so.
+        """
+        if not self._wants_usage or self._shown or not self._ending:
+            return None
+        return self._usage_chunk(usage, cost_nanousd(usage, self._price) if self._price is not None else None)
+
+    def _usage_chunk(self, usage: TokenUsage, cost: int | None) -> bytes:
+        counts: dict[str, Any] = {
+            "prompt_tokens": usage.input_tokens,
+            "completion_tokens": usage.output_tokens,
+            "total_tokens": usage.input_tokens + usage.output_tokens,
+        }
+        if usage.cached_input_tokens:
+            counts["prompt_tokens_details"] = {"cached_tokens": usage.cached_input_tokens}
+        if usage.reasoning_tokens:
+            counts["completion_tokens_details"] = {"reasoning_tokens": usage.reasoning_tokens}
+        if usage.estimated:
+            counts["estimated"] = True
+        members = {name: raw for name, raw in members_of(self._ending).items() if name in _CHUNK_HEAD}
+        chunk = _encode({**members, "choices": [], "usage": counts})
+        return chunk if cost is None else add_cost(chunk, cost)
 
     @property
     def all_seen_finished(self) -> bool:
