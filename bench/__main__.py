@@ -79,7 +79,7 @@ def _measure(arguments: argparse.Namespace, directory: Path) -> int:
             directory,
             upstreams,
             tuple(servers),
-            seconds=2.0 if arguments.quick else 4.0,
+            seconds=2.0 if arguments.quick else 3.0,
             requests=500 if arguments.quick else 2000,
         )
         results = rows.run(setup, rounds=rounds, only=set(arguments.only))

@@ -44,10 +44,16 @@ class Plain:
     requests_per_s: float
 
 
-def measure_plain(server: Server, directory: Path, *, prompt_bytes: int, seconds: float) -> Plain:
-    """CPU per plain request at 32 connections; the importer's share apart, its backlog included."""
-    script = directory / f"{server.name}-{prompt_bytes}.lua"
-    write_wrk_script(script, server.key, model=PLAIN_MODEL, prompt_bytes=prompt_bytes)
+def measure_plain(
+    server: Server, directory: Path, *, prompt_bytes: int, seconds: float, model: str = PLAIN_MODEL
+) -> Plain:
+    """CPU per plain request at 32 connections; the importer's share apart, its backlog included.
+
+    Any model but the default one is asked for at the server's `routed_port`.
+    """
+    port = server.port if model == PLAIN_MODEL else server.routed_port
+    script = directory / f"{server.name}-{model}-{prompt_bytes}.lua"
+    write_wrk_script(script, server.key, model=model, prompt_bytes=prompt_bytes)
     gateway, importer = server.pids(), server.importer_pids()
     wait_quiet(server.all_pids())
     before, importer_before = cpu_s(gateway), cpu_s(importer)
@@ -55,7 +61,7 @@ def measure_plain(server: Server, directory: Path, *, prompt_bytes: int, seconds
     wrk = spawn(
         [
             find_wrk(), "-t1", f"-c{CONNECTIONS}", f"-d{max(1, round(seconds))}s", "--latency", "-s", str(script),
-            f"http://127.0.0.1:{server.port}",
+            f"http://127.0.0.1:{port}",
         ],
         core=LOAD_CORE,
         stdout=subprocess.PIPE,

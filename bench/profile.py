@@ -15,16 +15,17 @@ from pathlib import Path
 
 from bench import measure
 from bench.processes import LOAD_CORE, BenchError, raise_file_limit, stop
-from bench.stack import Server, start_potluck, start_upstreams
+from bench.stack import PLAIN_MODEL, ROUTED_MODELS, Server, start_potluck, start_upstreams
 
-SCENARIOS = ("plain_1k", "plain_100k", "chunk_burst", "chunk_paced")
+SCENARIOS = ("plain_1k", "plain_100k", "cheapest_1k", "least_busy_1k", "chunk_burst", "chunk_paced")
 
 
 def _load(scenario: str, server: Server, directory: Path, seconds: float) -> float:
     """CPU microseconds per request or event under this load, profiler included."""
-    if scenario.startswith("plain"):
-        prompt_bytes = 1000 if scenario == "plain_1k" else 100_000
-        return measure.measure_plain(server, directory, prompt_bytes=prompt_bytes, seconds=seconds).cpu_us
+    if scenario.endswith("k"):
+        prompt_bytes = 100_000 if scenario == "plain_100k" else 1000
+        model = ROUTED_MODELS.get(scenario.removesuffix("_1k"), PLAIN_MODEL)
+        return measure.measure_plain(server, directory, prompt_bytes=prompt_bytes, seconds=seconds, model=model).cpu_us
     if scenario == "chunk_burst":
         return measure.measure_chunks(server, streams=32, chunks=200, pace_ms=0, ramp_s=0.2, seconds=seconds)
     return measure.measure_chunks(server, streams=500, chunks=2000, pace_ms=20, ramp_s=1.0, seconds=seconds)

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench import measure
-from bench.stack import Server, Upstreams, make_secret
+from bench.routing import measure_routing
+from bench.stack import ROUTED_MODELS, Server, Upstreams, make_secret
 
 Sample = tuple[str, str, float]
 """row, server, value"""
@@ -27,6 +28,10 @@ class Row:
 
 ROWS = (
     Row("plain_1k", "CPU per plain request, 1 KB prompt, 32 connections", "µs"),
+    Row("cheapest_1k", "the same by a route over three targets, strategy cheapest", "µs"),
+    Row("least_busy_1k", "the same with strategy least_busy", "µs"),
+    Row("routing", "CPU of routing alone, three targets, the dearest strategy", "µs"),
+    Row("routing_lone", "the same with one target", "µs"),
     Row("plain_100k", "CPU per plain request, 100 KB prompt, 32 connections", "µs"),
     Row("chunk_burst", "CPU per streamed chunk, back to back, 32 streams", "µs"),
     Row("chunk_paced", "CPU per streamed chunk, 500 streams at 20 ms", "µs"),
@@ -62,6 +67,27 @@ def plain_1k(setup: Setup) -> Iterator[Sample]:
             yield "importer", server.name, result.importer_us
 
 
+def routed_1k(setup: Setup) -> Iterator[Sample]:
+    """The same prompt over three upstreams: Potluck by either route, nginx in turn, measured once for both rows."""
+    for server in (each for each in setup.servers if each.routed_port):
+        cpu_us = 0.0
+        for strategy, model in ROUTED_MODELS.items():
+            if server.home or not cpu_us:  # only Potluck, which has a home, looks at the model
+                result = measure.measure_plain(
+                    server, setup.directory, prompt_bytes=1000, seconds=setup.seconds, model=model
+                )
+                cpu_us = result.cpu_us
+            yield f"{strategy}_1k", server.name, cpu_us
+
+
+def routing(setup: Setup) -> Iterator[Sample]:
+    """The router and its accounts in this process, for Potluck alone."""
+    if any(server.home for server in setup.servers):
+        three_us, lone_us = measure_routing()
+        yield "routing", "potluck", three_us
+        yield "routing_lone", "potluck", lone_us
+
+
 def plain_100k(setup: Setup) -> Iterator[Sample]:
     """A 100 KB prompt."""
     for server in setup.servers:
@@ -91,7 +117,7 @@ def chunk_paced(setup: Setup) -> Iterator[Sample]:
 
 def latency(setup: Setup) -> Iterator[Sample]:
     """Latency at one connection, less that of the upstream asked directly."""
-    ports = {"": (setup.upstreams.plain_port, "none")} | {s.name: (s.port, s.key) for s in setup.servers}
+    ports = {"": (setup.upstreams.plain_ports[0], "none")} | {s.name: (s.port, s.key) for s in setup.servers}
     found = measure.measure_latency(ports, requests=setup.requests, stream=False)
     direct = found.pop("")
     for name, value in found.items():
@@ -132,6 +158,8 @@ Scenario = Callable[[Setup], Iterator[Sample]]
 ONCE: dict[str, tuple[Scenario, tuple[str, ...]]] = {"memory": (memory, ("rss_idle", "pss_idle", "rss_streams"))}
 EVERY_ROUND: dict[str, tuple[Scenario, tuple[str, ...]]] = {
     "plain_1k": (plain_1k, ("plain_1k", "importer")),
+    "routed_1k": (routed_1k, ("cheapest_1k", "least_busy_1k")),
+    "routing": (routing, ("routing", "routing_lone")),
     "plain_100k": (plain_100k, ("plain_100k",)),
     "chunk_burst": (chunk_burst, ("chunk_burst",)),
     "chunk_paced": (chunk_paced, ("chunk_paced",)),

@@ -30,6 +30,9 @@ from bench.processes import (
 
 PLAIN_MODEL = "bench-plain"
 STREAM_MODEL = "bench-stream"
+ROUTED_MODELS = {"cheapest": "bench-cheapest", "least_busy": "bench-least-busy"}
+"""by the strategy of their route; each has three targets"""
+TARGETS = 3
 IMPORTER = "importer"
 
 
@@ -43,6 +46,8 @@ class Server:
     key: str
     process: subprocess.Popen[bytes]
     home: Path | None = None
+    routed_port: int = 0
+    """where requests are spread over three upstreams; 0: nowhere"""
     idle_rss_bytes: int = 0
     """ready, and not used yet"""
     idle_pss_bytes: int = 0
@@ -69,7 +74,8 @@ class Server:
 class Upstreams:
     """Where gateways send things: nginx with a fixed answer for plain requests, our provider for streams."""
 
-    plain_port: int
+    plain_ports: tuple[int, ...]
+    """of three servers alike; one target means the first"""
     stream_port: int
     processes: list[subprocess.Popen[bytes]]
 
@@ -98,11 +104,13 @@ http {{
 
 NGINX_PROXY = """
   upstream plain {{ server 127.0.0.1:{plain_up}; keepalive 64; keepalive_requests 1000000000; }}
+  upstream routed {{ {routed_up} keepalive 64; keepalive_requests 1000000000; }}
   upstream streams {{ server 127.0.0.1:{stream_up}; keepalive 1100; keepalive_requests 1000000000; }}
   proxy_http_version 1.1;
   proxy_set_header Connection "";
   proxy_set_header Authorization "Bearer upstream-secret";
   server {{ listen 127.0.0.1:{plain} backlog=2048; location / {{ proxy_pass http://plain; }} }}
+  server {{ listen 127.0.0.1:{routed} backlog=2048; location / {{ proxy_pass http://routed; }} }}
   server {{ listen 127.0.0.1:{stream} backlog=2048; location / {{ proxy_pass http://streams; proxy_buffering off; }} }}
 """
 
@@ -155,10 +163,10 @@ def start_nginx(directory: Path, servers: str, port: int, core: int) -> subproce
 
 
 def start_upstreams(directory: Path) -> Upstreams:
-    """Both fixed upstreams, on the load's core."""
-    plain, stream = free_port(), free_port()
-    fixed = NGINX_FIXED.format(port=plain, body=upstream.completion().decode())
-    processes = [start_nginx(directory / "upstream", fixed, plain, LOAD_CORE)]
+    """All fixed upstreams, on the load's core."""
+    plain, stream = tuple(free_port() for _ in range(TARGETS)), free_port()
+    fixed = "".join(NGINX_FIXED.format(port=port, body=upstream.completion().decode()) for port in plain)
+    processes = [start_nginx(directory / "upstream", fixed, plain[0], LOAD_CORE)]
     processes.append(
         spawn(
             [sys.executable, "-m", "bench.upstream", "--port", str(stream)],
@@ -172,18 +180,23 @@ def start_upstreams(directory: Path) -> Upstreams:
 
 def start_nginx_proxy(directory: Path, upstreams: Upstreams) -> Server:
     """nginx `proxy_pass`: the limit that every figure stands beside."""
-    plain, stream = free_port(), free_port()
+    plain, stream, routed = free_port(), free_port(), free_port()
     servers = NGINX_PROXY.format(
-        plain=plain, stream=stream, plain_up=upstreams.plain_port, stream_up=upstreams.stream_port
+        plain=plain,
+        stream=stream,
+        routed=routed,
+        plain_up=upstreams.plain_ports[0],
+        stream_up=upstreams.stream_port,
+        routed_up=" ".join(f"server 127.0.0.1:{port};" for port in upstreams.plain_ports),
     )
     process = start_nginx(directory / "nginx", servers, plain, GATEWAY_CORE)
-    return Server("nginx", plain, stream, "none", process).take_idle()
+    return Server("nginx", plain, stream, "none", process, routed_port=routed).take_idle()
 
 
 def start_command(name: str, command: str, directory: Path, upstreams: Upstreams) -> Server:
     """Any server: `{port}`, `{plain_port}` and `{stream_port}` in its command are filled in; no key."""
     port = free_port()
-    words = command.format(port=port, plain_port=upstreams.plain_port, stream_port=upstreams.stream_port).split()
+    words = command.format(port=port, plain_port=upstreams.plain_ports[0], stream_port=upstreams.stream_port).split()
     process = spawn(words, core=GATEWAY_CORE, log=directory / f"{name}.log")
     wait_port(port, process)
     return Server(name, port, port, "none", process).take_idle()
@@ -212,7 +225,7 @@ def make_secret(prefix: str) -> str:
 def start_potluck(
     directory: Path, upstreams: Upstreams, *, launcher: list[str] | None = None, name: str = "potluck"
 ) -> Server:
-    """Potluck with a new home and both upstreams as own providers; `launcher` replaces the program's name."""
+    """Potluck with a new home and all upstreams as own providers; `launcher` replaces the program's name."""
     home, port = directory / f"{name}-home", free_port()
     token, key = make_secret("pla-"), make_secret("plk-")
     command = potluck_command(port, home)
@@ -221,10 +234,12 @@ def start_potluck(
     process = spawn(command, core=GATEWAY_CORE, log=directory / f"{name}.log", env=potluck_environment(token, key))
     try:
         wait_ready(port, process, directory / f"{name}.log")
-        server = Server(name, port, port, key, process, home).take_idle()
-        for model, upstream_port in ((PLAIN_MODEL, upstreams.plain_port), (STREAM_MODEL, upstreams.stream_port)):
-            declare_model(port, token, model, upstream_port)
-        wait_model(port, key, STREAM_MODEL)
+        server = Server(name, port, port, key, process, home, routed_port=port).take_idle()
+        for model, upstream_port in ((PLAIN_MODEL, upstreams.plain_ports[0]), (STREAM_MODEL, upstreams.stream_port)):
+            declare_provider(port, token, model, upstream_port)
+            declare_model(port, token, model, model)
+        declare_routes(port, token, upstreams)
+        wait_model(port, key, list(ROUTED_MODELS.values())[-1])
     except BaseException:
         stop(process)
         raise
@@ -245,15 +260,28 @@ def wait_ready(port: int, process: subprocess.Popen[bytes], log: Path, limit_s: 
             time.sleep(0.02)
 
 
-def declare_model(port: int, token: str, model: str, upstream_port: int) -> None:
-    """Through the admin API: a provider on own infrastructure, and a model with it as the only target."""
-    _post(
-        port,
-        token,
-        "providers",
-        {"name": model, "dialect": "openai", "base_url": f"http://127.0.0.1:{upstream_port}/v1", "own": True},
-    )
-    _post(port, token, "models", {"name": model, "targets": [{"target": f"{model}/bench"}]})
+def declare_provider(port: int, token: str, name: str, upstream_port: int) -> None:
+    """Through the admin API: a provider on own infrastructure."""
+    base_url = f"http://127.0.0.1:{upstream_port}/v1"
+    _post(port, token, "providers", {"name": name, "dialect": "openai", "base_url": base_url, "own": True})
+
+
+def declare_model(port: int, token: str, model: str, *providers: str) -> None:
+    """Through the admin API: a model with a target at each of these providers."""
+    _post(port, token, "models", {"name": model, "targets": [{"target": f"{each}/bench"} for each in providers]})
+
+
+def declare_routes(port: int, token: str, upstreams: Upstreams) -> None:
+    """Through the admin API: three providers, and for each strategy a model over all of them with a route of its own.
+
+    They cost the same (nothing), so `cheapest` has a draw among three to make.
+    """
+    providers = [f"bench-{n}" for n in range(1, TARGETS + 1)]
+    for name, upstream_port in zip(providers, upstreams.plain_ports, strict=True):
+        declare_provider(port, token, name, upstream_port)
+    for strategy, model in ROUTED_MODELS.items():
+        _post(port, token, "routes", {"name": f"{strategy}-route", "match": {"models": [model]}, "strategy": strategy})
+        declare_model(port, token, model, *providers)
 
 
 def wait_model(port: int, key: str, model: str, limit_s: float = 5.0) -> None:
