@@ -105,7 +105,8 @@ async def check(board: Board, model: str, kinds: tuple[str, ...], *, stream: boo
     for before, attempt in itertools.pairwise(record.attempts):
         pause_s = (attempt.start_us - before.end_us) / 1e6
         if attempt.kind == "same":
-            assert pause_s >= SAME_TARGET_FIRST_S * JITTER_MIN * 2**pauses
+            # the loop's timers count in whole milliseconds, and may be as much early
+            assert pause_s >= SAME_TARGET_FIRST_S * JITTER_MIN * 2**pauses - 0.002
             pauses += 1
         else:
             assert attempt.kind == "next"
