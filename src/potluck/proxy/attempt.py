@@ -14,6 +14,8 @@ import time
 import zlib
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from potluck.model.price import cost_nanousd
 from potluck.model.usage import AttemptKind, AttemptRecord, ErrorClass, TokenUsage
 from potluck.policy.estimate import estimate_usage
@@ -318,7 +320,10 @@ class Attempt:
         tap = self.relay.tap if self.relay is not None else None
         if tap is not None and tap.usage is not None:
             return tap.usage
-        return estimate_usage(len(self.exchange.body), tap.output_bytes if tap is not None else self._size_bytes)
+        usage = estimate_usage(len(self.exchange.body), tap.output_bytes if tap is not None else self._size_bytes)
+        if self.tap is not None and self.tap.own_tokens > usage.output_tokens:
+            usage = msgspec.structs.replace(usage, output_tokens=self.tap.own_tokens)
+        return usage
 
     def record(
         self, error_class: ErrorClass, detail: str, phase: str, usage: TokenUsage | None, now_us: int, since_us: int

@@ -75,6 +75,20 @@ def compile_pins(part: ProviderPart, overrides: Mapping[str, Price]) -> Generato
     return pins
 
 
+def pin_declared(declared: Models, pins: Models, parts: Mapping[str, ProviderPart]) -> Generator[None, None, None]:
+    """Add to `pins` the places that a declared model names and no provider lists: they can be pinned all the same."""
+    for count, model in enumerate(declared.values()):
+        fresh: dict[str, list[CompiledTarget]] = {}
+        for target in model.targets:
+            if target.name not in pins:
+                fresh.setdefault(target.name, []).append(target)
+        for name, targets in fresh.items():
+            created_at_ms = parts[targets[0].provider_id].provider.created_at_ms
+            pins[name] = compile_model(name, created_at_ms, targets, None)
+        if count % UNITS_PER_STEP == 0:
+            yield
+
+
 def compile_declared(
     models: Iterable[Model],
     targets: Mapping[str, list[Target]],

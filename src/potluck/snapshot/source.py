@@ -26,6 +26,7 @@ from potluck.snapshot.compiling import (
     compile_keys,
     compile_pins,
     merge_names,
+    pin_declared,
     with_aliases,
 )
 from potluck.snapshot.providers import ProviderPart, compile_probe, compile_provider
@@ -242,6 +243,7 @@ class SnapshotStore:
         yield
         flat: Models = {name: model for each in pins.values() for name, model in each.items()}
         yield
+        yield from pin_declared(declared, flat, parts)
         named = yield from with_aliases(places.models, declared, flat)
         models = yield from merge_names(named, pins, flat, parts)
         yield

@@ -329,3 +329,15 @@ async def test_many_targets_and_aliases_are_compiled_in_slices(rows: Rows, monke
     steps.sort()
     assert len(steps) > 500
     assert steps[int(len(steps) * 0.98)] < 0.002, steps[-10:]
+
+
+def test_a_declared_place_can_be_pinned(rows: Rows) -> None:
+    """What a declared model names is a pin, listed by its provider or not, with the target's own price; nothing else."""
+    lab = rows.provider("lab", LAB, own=True)
+    price = '{"input": 5, "output": 6, "version": "operator:1", "source": "operator"}'
+    rows.model("small", (lab, "qwen/2.5"), price=price)
+    pins = rows.source().current.pins
+    assert list(pins) == ["lab/qwen/2.5"]
+    (target,) = pins["lab/qwen/2.5"].targets
+    assert target.price is not None
+    assert (target.price.input, target.price.version) == (5, "operator:1")

@@ -162,6 +162,11 @@ class ResumableTap(StreamTap):
         return self._earlier_tokens + max(self._said - spaces, chars // CHARS_A_TOKEN)
 
     @property
+    def own_tokens(self) -> int:
+        """Of them, those that this attempt brought."""
+        return self.tokens - self._earlier_tokens
+
+    @property
     def stuck(self) -> str:
         """Why no other target could go on from here, in words; empty if one could."""
         if self.finished:
