@@ -52,6 +52,8 @@ class Lane:
         "opened",
         "parking",
         "place",
+        "probed",
+        "probes",
         "refused",
         "target",
         "troubled",
@@ -72,6 +74,10 @@ class Lane:
         """shared with the credential's other lanes"""
         self.refused = KeyHealth()
         """this place refused the key (403)"""
+        self.probes = 0
+        """probes that it has had: the number of the last one"""
+        self.probed: tuple[KeyHealth | Breaker, ...] = ()
+        """what that one is to tell about"""
         self.troubled = False
         """the next success has to be told, since something is held against the lane"""
 
@@ -140,6 +146,8 @@ class Registry:
         """by credential id"""
         self.mixes: dict[str, TokenMix] = {}
         """by project id"""
+        self._key_probes: dict[str, Lane] = {}
+        """the lane over which a credential was probed last"""
         self.hedges: dict[str, HedgeBudget] = {}
         """by route id"""
         self.prefixes = PrefixIndex()
@@ -210,22 +218,25 @@ class Registry:
 
     def begin(self, lane: Lane, now: float) -> bool:
         """A call goes out over a troubled lane. True: it is the lane's probe, its key's, or both."""
-        probes = False
-        for health in (lane.key, lane.refused):
-            if health.dead and health.ready(now):
-                health.begin_probe(now)
-                probes = True
+        parts: list[KeyHealth | Breaker] = [each for each in (lane.key, lane.refused) if each.dead and each.ready(now)]
         if lane.breaker.state != "closed" and lane.breaker.ready(now):
-            lane.breaker.begin_probe(now)
-            probes = True
-        return probes
+            parts.append(lane.breaker)
+        if not parts:
+            return False
+        for part in parts:
+            part.begin_probe(now)
+        if lane.key in parts and lane.credential_id is not None:
+            self._key_probes[lane.credential_id] = lane
+        lane.probed = tuple(parts)
+        lane.probes += 1
+        return True
 
     def abandoned(self, lane: Lane) -> None:
-        """A probe ended without saying anything about the lane (the caller left, another answered first)."""
-        for health in (lane.key, lane.refused):
-            if health.dead:
-                health.probe_abandoned()
-        lane.breaker.probe_abandoned()
+        """The lane's last probe ended without a word on it (the caller left, another answered first)."""
+        for part in lane.probed:
+            # the key may have been probed over another lane since, or this one's breaker only
+            if part is not lane.key or self._key_probes.get(lane.credential_id or "", lane) is lane:
+                part.probe_abandoned()
 
     def succeeded(self, lane: Lane, now: float, begun_at: float) -> None:
         """A troubled lane answered a call begun at `begun_at`: what was held against it before that is forgotten.

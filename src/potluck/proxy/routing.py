@@ -56,15 +56,15 @@ DEFAULT_TOTAL_S = Timeouts().total_s
 class LaneOption:
     """One target by one credential, as a pool offers it."""
 
-    __slots__ = ("first_fields", "forms", "lane", "place", "plain", "probe", "standing", "target")
+    __slots__ = ("first_fields", "forms", "lane", "number", "place", "plain", "standing", "target")
 
     def __init__(self, target: CompiledTarget, lane: Lane, standing: Standing) -> None:
         self.target = target
         self.lane = lane
         self.standing = standing
         self.place: PlaceOption
-        self.probe = False
-        """for one call only, the lane's probe: when it ends without a verdict, `registry.abandoned` has to be told"""
+        self.number = 0
+        """of the lane's probes, where it is one"""
         self.plain = self
         """the same for any call"""
         self.forms: dict[tuple[str, bool], IntentForm] = {}
@@ -73,10 +73,15 @@ class LaneOption:
         """response fields of an answer at the first attempt"""
 
     def as_probe(self) -> "LaneOption":
-        """It, for the one call that is the lane's probe."""
+        """It, for the one call that is the lane's probe now."""
         probe = copy(self)
-        probe.probe = True
+        probe.number = self.lane.probes
         return probe
+
+    @property
+    def probe(self) -> bool:
+        """It is for one call only, the lane's last probe: `registry.abandoned` is told if that ends without a word."""
+        return self.number > 0 and self.number == self.lane.probes
 
 
 class PlaceOption(Option):
