@@ -31,6 +31,9 @@ class Answer:
         self.begun = asyncio.Event()
         self.over = asyncio.Event()
 
+    def may_resend(self) -> bool:
+        return True
+
     def connected(self, *, reused: bool) -> None:
         pass
 

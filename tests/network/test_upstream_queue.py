@@ -15,6 +15,9 @@ class NumberedSink(RecordingSink):
         super().__init__()
         self._number, self._order = number, order
 
+    def may_resend(self) -> bool:
+        return True
+
     def connected(self, *, reused: bool) -> None:
         super().connected(reused=reused)
         self._order.append(self._number)

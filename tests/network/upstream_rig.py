@@ -104,6 +104,9 @@ class RecordingSink:
         assert not self.ended, f"{event} after {self.ended}"
         self.events.append(event)
 
+    def may_resend(self) -> bool:
+        return True
+
     def connected(self, *, reused: bool) -> None:
         assert not self.status, "connected after head"
         self._heard("connected", reused)

@@ -51,6 +51,9 @@ class Story:
         self.end_of_it = ""
         self.datas_per_read = 0
 
+    def may_resend(self) -> bool:
+        return True
+
     def connected(self, *, reused: bool) -> None:
         pass
 

@@ -184,6 +184,9 @@ class LocalCall:
         if not self._over:
             self._sink.connected(reused=reused)
 
+    def may_resend(self) -> bool:
+        return not self._over and self._sink.may_resend()
+
     def head(self, status: int, headers: Headers) -> None:
         if self._over:
             return

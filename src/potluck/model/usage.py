@@ -70,6 +70,8 @@ class AttemptRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     kind: AttemptKind = "first"
     phase: str = ""
     """in which it failed: `connect|send|first_byte|stream`"""
+    resent: bool = False
+    """sent once more on a new connection, since the kept-alive one was dead: the target may have seen it twice"""
 
 
 class Answered(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):

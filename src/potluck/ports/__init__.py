@@ -55,6 +55,12 @@ class Sink(Protocol):
         A call that found an idle one is written at once, in `open`, and hears nothing of it.
         """
 
+    def may_resend(self) -> bool:
+        """A kept-alive connection was dead before any answer: may the call go out once more, on a new one?
+
+        An upstream that read the request and then closed sees it twice, so that it counts against the request's calls.
+        """
+
     def head(self, status: int, headers: dict[bytes, bytes]) -> None:
         """Final response head (1xx are skipped). Names in lower case; of a repeated field the last one counts.
 

@@ -60,6 +60,7 @@ class Attempt:
         "option",
         "over",
         "relay",
+        "resent",
         "slowed",
         "start_us",
         "status",
@@ -81,7 +82,7 @@ class Attempt:
         self.relay: Relay | None = None
         self.tap: ResumableTap | None = None
         """what reads its stream, where that may go on elsewhere"""
-        self.over = self.committed = False
+        self.over = self.committed = self.resent = False
         """committed: this attempt's content goes to the caller"""
         self.slowed = False
         """its caller took less than came: how long it took says nothing about the target"""
@@ -127,10 +128,24 @@ class Attempt:
             return
         self.exchange.attempt_failed(self, failure)
 
+    def fail_late(self) -> None:
+        """It has had its time for content."""
+        if self.status not in (0, 200):
+            call, self.call = self.call, None
+            if call is not None:
+                call.cancel("the status has said it")
+            self._error_ended()
+        else:
+            self.fail(Failure("target_slow", "first_byte", "sent no content in time", timeout=True))
+
     # --- ports.Sink
 
     def connected(self, *, reused: bool) -> None:  # noqa: ARG002 — the port's signature
         self.connected_us = clock_ns() // 1000
+
+    def may_resend(self) -> bool:
+        self.resent = not self.over and self.exchange.may_resend()
+        return self.resent
 
     def head(self, status: int, headers: dict[bytes, bytes]) -> None:
         self.first_byte_us = clock_ns() // 1000
@@ -350,4 +365,5 @@ class Attempt:
             price_version=price.version if price is not None else "",
             kind=self.kind,
             phase=phase,
+            resent=self.resent,
         )

@@ -35,6 +35,7 @@ from potluck.model.usage import (
 )
 from potluck.policy import hedging
 from potluck.policy.latency import size_class
+from potluck.policy.retry import MAX_CALLS
 from potluck.ports import Failure
 from potluck.proxy import verdict
 from potluck.proxy.answers import LAST_CHUNK, chunk, connection_field, stream_head
@@ -426,6 +427,14 @@ class Exchange:
         else:
             latency.observe_plain(size_class(body_bytes), (now_us - attempt.start_us) / 1000, now_us / 1e6)
 
+    def may_resend(self) -> bool:
+        """Whether a call may go out once more, unseen, since its connection was dead: if a call is left for it."""
+        spent = self._run_so_far().spent
+        if spent.calls >= MAX_CALLS:
+            return False
+        spent.calls += 1
+        return True
+
     def attempt_failed(self, attempt: Attempt, failure: Failure) -> None:
         """An attempt is over without an answer: the next call, or an honest end."""
         usage = attempt.usage_so_far() if attempt.committed else None
@@ -570,7 +579,10 @@ class Exchange:
 
         def send(written: bool) -> None:  # noqa: ARG001 — the error is told in any case
             if self._head_sent:
-                self._end_stream(encode_stream_error(error.code, error.message, self.id))
+                last = encode_stream_error(error.code, error.message, self.id)
+                if self._late and self._attempt is not None:
+                    last = verdict.late_comment(self._attempt.target, self._calls) + last
+                self._end_stream(last)
             elif self.connection is not None:
                 body = encode_error(error.code, error.message, self.id, param=error.param)
                 fields = verdict.error_fields(error, self._calls)
@@ -693,7 +705,7 @@ class Exchange:
                 if attempt is None or attempt.over or attempt.committed or not attempt.content_at:
                     continue
                 if now >= attempt.content_at:
-                    attempt.fail(Failure("target_slow", "first_byte", "sent no content in time", timeout=True))
+                    attempt.fail_late()
                     return  # what follows sets the next deadline; the other attempt is looked at then
                 due = min(due, attempt.content_at)
             self.deadline = min(due, self._total_at)

@@ -74,6 +74,9 @@ class ProbeCall:
 
     # --- ports.Sink
 
+    def may_resend(self) -> bool:
+        return True
+
     def connected(self, *, reused: bool) -> None:
         pass
 

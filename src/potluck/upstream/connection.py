@@ -245,7 +245,7 @@ class Connection(asyncio.Protocol):
         if call is None or call.done:
             return
         call.conn = None
-        if stage == SENT and call.reused and not call.retried:
+        if stage == SENT and call.reused and not call.retried and call.sink.may_resend():
             self.room.retry(call)
         elif stage == BODY and self._until_close and exc is None:
             call.done = True

@@ -85,6 +85,9 @@ class Seen:
         self.failure: Failure | None = None
         self.over = asyncio.Event()
 
+    def may_resend(self) -> bool:
+        return True
+
     def connected(self, *, reused: bool) -> None:
         pass
 

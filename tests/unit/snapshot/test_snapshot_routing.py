@@ -332,7 +332,7 @@ async def test_many_targets_and_aliases_are_compiled_in_slices(rows: Rows, monke
 
 
 def test_a_declared_place_can_be_pinned(rows: Rows) -> None:
-    """What a declared model names is a pin, listed by its provider or not, with the target's own price; nothing else."""
+    """What a declared model names is a pin, listed by its provider or not, at the price of its target."""
     lab = rows.provider("lab", LAB, own=True)
     price = '{"input": 5, "output": 6, "version": "operator:1", "source": "operator"}'
     rows.model("small", (lab, "qwen/2.5"), price=price)
