@@ -98,7 +98,7 @@ class Weather:
         await self.gateway.until(lambda: len(self.gateway.spool.records) == requests)
 
     async def check_counts(self) -> None:
-        """No request made more calls than it may, resends over dead connections included; all that arrived is recorded."""
+        """No request made more calls than it may, resends included, and all that arrived is recorded."""
         await self.gateway.at_rest()
         records = self.gateway.spool.records
         calls = [len(record.attempts) + (record.answered is not None) for record in records]
