@@ -78,6 +78,8 @@ class Books:
         """The router said: call this next."""
         state, breaker_waits, keys_wait = stood[option.lane]
         assert state not in (PARKED, DEAD)
+        assert not option.lane.parking.parked(self.made.now)
+        assert option.probe or kind == "same" or not (option.lane.key.dead or option.lane.refused.dead)
         if kind == "hedge":
             assert state == READY
         if kind in ("first", "next", "key"):
@@ -219,8 +221,9 @@ class Exchange:
             return  # the other one may still answer
         stood = self.books.before(self.candidates)
         following = made.router.next(self.candidates, run, ENVELOPE, BODY_BYTES, made.key, made.now)
+        assert following is None or what.error_class != "policy"
         if following is None:
-            self.check_end(run, what, stood)
+            self.check_end(run, stood)
             return
         self.check_next(following, stood)
         if following.delay_s:
@@ -248,9 +251,9 @@ class Exchange:
             assert sum(each.lane is option.lane for each in self.called) == 1
             assert self.made.now + following.delay_s < self.total_at
 
-    def check_end(self, run: Run, what: Failure, stood: dict) -> None:
+    def check_end(self, run: Run, stood: dict) -> None:
         """No request fails while an allowed call is left."""
-        if what.error_class == "policy" or run.spent.final or len(self.called) >= MAX_CALLS:
+        if run.spent.final or len(self.called) >= MAX_CALLS:
             return
         if self.made.now < self.total_at and len({each.place.place for each in self.called}) < MAX_TARGETS:
             assert not self.untried(stood, OPEN)

@@ -128,6 +128,23 @@ def test_an_answer_from_before_an_outage_does_not_end_it() -> None:
         assert lane.state(made.now) == READY
 
 
+def test_a_probe_ends_only_what_it_was_the_probe_of() -> None:
+    """A key that is probed over another lane by now is not its business."""
+    made = world(MINI, MAXI)
+    mini, maxi = made.lane(MINI), made.lane(MAXI)
+    made.opens(maxi)
+    fails(made, mini, KEY_REFUSED)
+    made.passes(PROBE_EVERY_S)
+    made.registry.begin(mini, made.now)
+    made.passes(PROBE_LOST_S)
+    assert made.registry.begin(maxi, made.now)
+    made.passes(PROBE_EVERY_S)
+    made.registry.abandoned(mini)  # it counted as lost
+    assert [mini.state(made.now), maxi.state(made.now)] == [DEAD, DEAD]
+    made.registry.abandoned(maxi)
+    assert [mini.state(made.now), maxi.state(made.now)] == [PROBE, PROBE]
+
+
 @pytest.mark.parametrize("what", NO_WORD)
 def test_what_is_nobodys_fault_holds_nothing(what) -> None:
     """A caller's fault, a policy, a hang-up: however many."""

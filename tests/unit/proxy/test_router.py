@@ -10,6 +10,7 @@ from route_rig import World, api_key, envelope, failure, groups, left_out, listi
 
 from potluck.model.resources import Affinity, Hedge, RouteTimeouts, Timeouts
 from potluck.model.snapshot import Endpoint
+from potluck.policy.breaker import PROBE_LOST_S
 from potluck.policy.retry import MAX_CALLS, MAX_TARGETS
 from potluck.proxy import routing
 from potluck.proxy.registry import DEAD, OPEN, PARKED, PROBE, READY
@@ -352,6 +353,20 @@ def test_one_probe_goes_in_its_turn() -> None:
     assert second is not None
     assert (first.target, first.probe, first.plain.probe) == (A, True, False)
     assert (second.target, second.probe) == (B, False)
+
+
+def test_a_lost_probe_is_no_probe_any_more() -> None:
+    """Another one goes in its place, and the late end of the first does not end that."""
+    made = World(A)
+    candidates = made.ask()
+    made.opens(made.lane(A))
+    made.passes(20)
+    lost = made.first(candidates)
+    made.passes(PROBE_LOST_S)
+    now = made.first(candidates)
+    assert lost is not None
+    assert now is not None
+    assert (lost.probe, now.probe) == (False, True)
 
 
 def test_keys_are_drawn_by_weight() -> None:
