@@ -1,9 +1,12 @@
 """Pure decisions and estimators: what to do, given what is known. Time and randomness are passed in.
 
 In here, by what it answers:
-- which target: `selection.py`, from `standing.py`, `latency.py`, `mix.py` and `affinity.py`; `hedging.py` for a second;
-- which of them to leave alone: `breaker.py` (targets), `credentials.py` (keys that are parked or dead);
-- what after a failure: `retry.py`, `retry_after.py`;
+- which target: `selection.py` (the strategies), from `standing.py` (a place's live state), `latency.py` (its speed),
+  `mix.py` (what a request is expected to cost there) and `affinity.py` (where a prompt's beginning is cached);
+- whether a second one is asked beside it: `hedging.py`;
+- which to leave alone: `breaker.py` (a target by a key), `credentials.py` (keys that are parked or dead);
+- what to ask on purpose, and what that may cost: `probing.py`;
+- what after a failure, and whose fault it was: `retry.py`, `retry_after.py`;
 - how many tokens where a target gives none: `estimate.py`.
 
 Expected outcomes are values, not exceptions.

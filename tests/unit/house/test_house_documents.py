@@ -1,15 +1,31 @@
 """The documents: decision records have their head, links lead somewhere, generated pages are current."""
 
+import ast
 import re
 import runpy
 from datetime import date
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import msgspec
 import pytest
-from house_tree import ROOT, shown, tracked_files
+from house_tree import ROOT, parse, shown, tracked_files
 
 from potluck.model.resources import Timeouts
+from potluck.model.usage import TokenUsage
+from potluck.policy import (
+    affinity,
+    breaker,
+    credentials,
+    hedging,
+    latency,
+    mix,
+    retry,
+    retry_after,
+    selection,
+)
+from potluck.proxy import registry, routing
 from potluck.proxy.limits import PlaneLimits
 from potluck.wire import http1
 
@@ -20,6 +36,10 @@ LINK = re.compile(r"\]\(([^)\s]+)\)")
 HEAD = re.compile(
     r"# (\d{4}): \S.*\n\n\| Date \| Status \| Tags \|\n\| --- \| --- \| --- \|\n\| (\S+) \| (\w+) \| (.+) \|\n"
 )
+ROUTING = (
+    affinity, breaker, credentials, hedging, latency, mix, retry, retry_after, selection, registry, routing
+)  # fmt: skip
+"""modules of decisions, whose numbers are on the page of defaults"""
 TARGETS = ("install", "serve", "test", "test-long", "bench", "lint", "fmt", "lock", "clean")
 
 
@@ -78,22 +98,42 @@ def test_the_readme_stays_short() -> None:
     assert (ROOT / "README.md").read_text(encoding="utf-8").count("\n") <= 150
 
 
-def _bare(value: float, name: str) -> str:
+def _bare(value: float | tuple[int, ...] | TokenUsage, name: str) -> str:
     """A default as the page writes it."""
-    if name.endswith("_s"):
-        return f"{value:g} s"
-    for size, unit in ((1024 * 1024, "MiB"), (1024, "KiB")):
-        if value >= size:
-            return f"{value / size:g} {unit}"
-    return f"{value:g}"
+    if isinstance(value, TokenUsage):
+        return f"{value.input_tokens:,} + {value.output_tokens:,} tokens"
+    if isinstance(value, tuple):
+        return ", ".join(_bare(each, name) for each in value)
+    unit = name.lower().rpartition("_")[2]
+    if unit in ("s", "ms"):
+        return f"{value:,g} {unit}"
+    if "bytes" in name.lower():
+        for size, prefix in ((1024 * 1024, "MiB"), (1024, "KiB")):
+            if value >= size:
+                return f"{value / size:g} {prefix}"
+    return f"{value:,g}"
+
+
+def _written_out(module: ModuleType) -> dict[str, Any]:
+    """The module's public constants that it writes as numbers, not as formulas over others."""
+    found = {}
+    for node in parse(Path(str(module.__file__))).body:
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            name, value = node.targets[0].id, getattr(module, node.targets[0].id)
+            used = {part.id for part in ast.walk(node.value) if isinstance(part, ast.Name)}
+            is_number = isinstance(value[0] if isinstance(value, tuple) else value, int | float | TokenUsage)
+            if is_number and used <= {"TokenUsage"} and not name.startswith("_"):
+                found[name] = value
+    return found
 
 
 def test_the_page_of_defaults_is_current() -> None:
-    """Every limit and timeout of callers and upstreams stands on the page with the program's number, and no other."""
-    named = {name: getattr(http1, name) for name in dir(http1) if name.startswith(("MAX_", "DRAIN_"))}
+    """Every limit, timeout and number of routing stands on the page once, with the program's value, and no other."""
+    named = [(name, getattr(http1, name)) for name in dir(http1) if name.startswith(("MAX_", "DRAIN_"))]
     for struct in (PlaneLimits, Timeouts):
-        named |= {field.name: field.default for field in msgspec.structs.fields(struct)}
+        named += [(field.name, field.default) for field in msgspec.structs.fields(struct)]
+    for module in ROUTING:
+        named += _written_out(module).items()
     page = (ROOT / "docs" / "reference" / "defaults.md").read_text(encoding="utf-8")
-    assert dict(re.findall(r"^\| `(\w+)` \| ([^|]+) \|", page, re.MULTILINE)) == {
-        name: _bare(value, name) for name, value in named.items()
-    }
+    rows = re.findall(r"^\| `(\w+)` \| ([^|]+) \|", page, re.MULTILINE)
+    assert sorted(rows) == sorted((name, _bare(value, name)) for name, value in named)
