@@ -42,6 +42,7 @@ from potluck.proxy.answers import LAST_CHUNK, chunk, connection_field, stream_he
 from potluck.proxy.attempt import Attempt
 from potluck.proxy.own_answers import refuse
 from potluck.proxy.record import intent_of, record_of
+from potluck.proxy.registry import OPEN
 from potluck.proxy.relay import Relay
 from potluck.proxy.routing import MAX_FORMS, Candidates, LaneOption, Run
 from potluck.wire.dialects.envelope import Envelope, decode_envelope, read_control_fields
@@ -470,8 +471,7 @@ class Exchange:
         if failure.error_class != "caller_fault":
             following = self.plane.router.next(self.candidates, run, self.envelope, len(self.body), self.key, now)
         if following is None:
-            waits = self.plane.router.parked_waits(self.candidates, now)
-            self._give_up(verdict.of_failures(self._failures, waits))
+            self._all_failed(now)
         elif following.delay_s:
             self._state = WAITING
             self._timer = self.plane.loop.call_later(
@@ -486,8 +486,17 @@ class Exchange:
 
     def _begin_later(self, option: LaneOption, kind: AttemptKind) -> None:
         self._timer = None
-        if self._state == WAITING:
+        if self._state != WAITING:
+            return
+        now = clock()
+        if option.lane.state(now) <= OPEN:
             self._begin(option, kind)
+        else:
+            self._all_failed(now)  # parked or dead meanwhile, by another request
+
+    def _all_failed(self, now: float) -> None:
+        waits = self.plane.router.parked_waits(self.candidates, now)
+        self._give_up(verdict.of_failures(self._failures, waits))
 
     def _goes_on(self, run: Run, now: float) -> bool:
         """A stream was cut after content: another target goes on from there, if the caller allowed it and one can."""
