@@ -10,6 +10,7 @@ from potluck.conformance.answers import DONE, chunk, event, role_chunk, usage_ch
 from potluck.conformance.call import Call
 from potluck.conformance.caller import Response
 from potluck.conformance.provider import FakeProvider
+from potluck.model.resources import Hedge
 from potluck.model.usage import UsageRecord
 
 WORDS = ["Once ", "upon ", "a ", "time ", "there ", "was ", "a ", "cook."]
@@ -151,4 +152,32 @@ async def test_the_next_one_may_break_as_well(gateway: Gateway, fake: FakeProvid
     record = await gateway.record("story")
     assert [attempt.target for attempt in record.attempts] == ["one/breaks", "two/refuses"]
     assert record.outcome == "ok"
+    await gateway.at_rest()
+
+
+async def test_the_loser_of_a_hedge_may_resume_the_winner(gateway: Gateway, fake: FakeProvider):
+    """Two targets, the second wins the race and is cut: the first, with which nothing was wrong, goes on."""
+    turn = {"n": 0}
+
+    async def late_then_well(call: Call) -> None:
+        turn["n"] += 1
+        if turn["n"] == 1:
+            await call.silence()
+        await goes_on(call)
+
+    fake.script["late"], fake.script["breaks"] = late_then_well, breaks_after(3)
+    gateway.serve(
+        "story",
+        gateway.target(fake.base_url, "late", provider="one", assistant_prefix="plain"),
+        gateway.target(fake.base_url, "breaks", provider="two", assistant_prefix="plain"),
+    )
+    gateway.rule("eager", hedge=Hedge(after_ms=30, max_extra=1.0))
+    async with gateway.caller() as caller:
+        await caller.send(gateway.request("story", stream=True, potluck={"resume": "allow"}))
+        response = await caller.read()
+    assert text_of(response) == WHOLE
+    record = await gateway.record("story")
+    assert record.outcome == "ok"
+    assert record.answered is not None
+    assert (record.answered.kind, record.target) == ("resume", "one/late")
     await gateway.at_rest()

@@ -46,6 +46,7 @@ class Attempt:
         "_form",
         "_parts",
         "_retry_after_s",
+        "_said",
         "_size_bytes",
         "body",
         "call",
@@ -92,6 +93,7 @@ class Attempt:
         """moments in microseconds of the monotonic clock, 0 where not reached"""
         self._coding: zlib._Decompress | None = None
         self._retry_after_s: float | None = None
+        self._said: TokenUsage | None = None
         self._parts: list[bytes] = []
         self._size_bytes = 0
         option.standing.in_flight += 1
@@ -258,6 +260,7 @@ class Attempt:
             detail = f"sent an unreadable answer: {error}" if clean else "was cut off in the middle of its answer"
             self.fail(Failure("target_down", "stream" if not clean else "first_byte", detail))
             return
+        self._said = facts.usage
         if facts.error is not None:
             self.fail(verdict.of_error_object(facts.error, "in an answer of status 200"))
         elif facts.empty:
@@ -327,6 +330,10 @@ class Attempt:
             self.exchange.answered_stream(self, relay.held + out, usage, tap.finish_reason)
 
     # --- what it leaves behind
+
+    def usage_said(self) -> TokenUsage | None:
+        """What the target itself said that it used, of an answer that cannot be used."""
+        return self.relay.tap.usage if self.relay is not None else self._said
 
     def usage_so_far(self) -> TokenUsage | None:
         """What the target said so far, else an estimate from lengths; None while nothing has gone out to it."""

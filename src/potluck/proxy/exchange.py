@@ -8,7 +8,7 @@ Rules of this state machine
   says what is called next (`routing.Router.next`), within the caps of `policy.retry` and the request's deadline. After
   it, never silently: the stream ends with an error event, or goes on elsewhere, marked, where the caller allowed it.
 - An intent line is in the spool before the first upstream byte of an attempt, and the settlement before the last byte
-  to the caller. Every planned exchange ends in `_settle`, exactly once, whatever happened.
+  to the caller. Every exchange with an intent in the spool ends in `_settle`, exactly once, whatever happened.
 - Mostly one attempt runs at a time. A hedge is a second one beside it: the first to have content is the answer, the
   other is cancelled and its cost recorded.
 - A caller's fault is never retried. A caller that hangs up cancels the upstream, unless its provider says `drain`.
@@ -314,6 +314,8 @@ class Exchange:
         usage = loser.usage_so_far()
         loser.cancel("another target answered first")
         self._release(loser.option)
+        if self._run is not None:
+            self._run.places.pop(loser.option.place, None)  # nothing is wrong with it: it may yet resume the other
         if loser.start_us:
             self._write_down(loser, "none", "another target answered first", "", usage)
 
@@ -363,7 +365,8 @@ class Exchange:
         if not self._content_sent:
             self._content_sent = True
             self.first_content_us = now_us
-            self.deadline = min(self._total_at, self._next_comment_at())
+            if self.connection is not None:  # else the drain after a hang-up has its own
+                self.deadline = min(self._total_at, self._next_comment_at())
         held = self._seam(attempt) + held
         if held:
             self.send(held)
@@ -438,7 +441,7 @@ class Exchange:
 
     def attempt_failed(self, attempt: Attempt, failure: Failure) -> None:
         """An attempt is over without an answer: the next call, or an honest end."""
-        usage = attempt.usage_so_far() if attempt.committed else None
+        usage = attempt.usage_so_far() if attempt.committed else attempt.usage_said()
         attempt.cancel(failure.detail)
         now = clock()
         self.plane.registry.failed(attempt.option.lane, failure, now, attempt.target, probe=attempt.option.probe)
@@ -456,7 +459,9 @@ class Exchange:
         rival, self._rival = self._rival, None
         if rival is not None:
             if failure.error_class == "caller_fault":
-                self._drop(rival if attempt is not rival else self._other(rival))
+                other, self._attempt = self._attempt if attempt is rival else rival, attempt
+                assert other is not None
+                self._drop(other)
             else:
                 # the other one may still answer
                 if attempt is not rival:
@@ -479,10 +484,6 @@ class Exchange:
             )
         else:
             self._begin(following.option, following.kind)
-
-    def _other(self, rival: Attempt) -> Attempt:
-        assert self._attempt is not None
-        return self._attempt if self._attempt is not rival else rival
 
     def _begin_later(self, option: LaneOption, kind: AttemptKind) -> None:
         self._timer = None
@@ -690,7 +691,8 @@ class Exchange:
         """A streaming attempt begins: it must have content in time."""
         attempt.content_at = content_at = clock() + attempt.target.endpoint.timeouts.first_byte_s
         comment_at = self._next_comment_at()
-        self.deadline = min(content_at, comment_at, self._total_at)
+        due = min(content_at, comment_at, self._total_at)
+        self.deadline = min(self.deadline, due) if attempt is self._rival else due
 
     def _next_comment_at(self) -> float:
         return self._last_out_at + self.plane.limits.keepalive_comment_s if self.envelope.stream else FOREVER
@@ -724,11 +726,17 @@ class Exchange:
     def _time_is_up(self) -> None:
         """The request took longer than it may, over all its attempts."""
         slow = Failure("target_slow", "stream", "the request took longer than allowed", timeout=True)
+        now = clock()
         for attempt in (self._attempt, self._rival):
             if attempt is not None and not attempt.over:
-                usage = attempt.usage_so_far() if attempt.committed else None
+                usage = attempt.usage_so_far() if attempt.committed else attempt.usage_said()
                 attempt.cancel(slow.detail)
-                self._release(attempt.option)
+                ran_s, option = now - attempt.start_us / 1e6, attempt.option
+                if attempt.start_us and not attempt.committed and ran_s >= self.candidates.total_s / 2:
+                    # it had most of the time, and gave nothing for it
+                    self.plane.registry.failed(option.lane, slow, now, attempt.target, probe=option.probe)
+                else:
+                    self._release(option)
                 self._write_down(attempt, "target_slow", slow.detail, slow.phase, usage)
                 self._failures.append((attempt.target.name, slow))
         self._rival = None

@@ -106,8 +106,16 @@ def total_cost(failed: list[AttemptRecord], answered: int | None) -> int | None:
 
 
 def total_usage(failed: list[AttemptRecord], answered: TokenUsage | None) -> TokenUsage | None:
-    """What all attempts used, of those that say; None when none does."""
-    known = [attempt.usage for attempt in failed if attempt.usage is not None]
+    """What all attempts used, of those that say; None when none does.
+
+    Beside an answer a hedge that lost counts in the cost alone: its tokens are nothing that anybody read.
+    """
+    counts_losers = answered is None
+    known = [
+        attempt.usage
+        for attempt in failed
+        if attempt.usage is not None and (counts_losers or attempt.error_class != "none")
+    ]
     if answered is not None:
         known.append(answered)
     if len(known) < 2:
