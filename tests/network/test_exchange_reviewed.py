@@ -117,14 +117,19 @@ async def test_a_hedge_does_not_give_the_first_one_more_time(gateway: Gateway, f
         await gateway.record("m")
 
 
-async def test_a_rivals_refusal_is_booked_on_the_rival(gateway: Gateway, fake: FakeProvider):
-    """The request is the caller's fault, says the second target: it is the record's target, not the dropped first."""
-    fake.script["late"] = silent
-    gateway.serve("m", gateway.target(fake.base_url, "late"), gateway.target(fake.base_url, "status-400", provider="b"))
+async def test_the_firsts_refusal_ends_both(gateway: Gateway, fake: FakeProvider):
+    """The request is the caller's fault, says the first target, late: that is the answer, booked on it."""
+
+    async def refuses_late(call: Call) -> None:
+        await call.pause(0.1)
+        await call.answer(b'{"error":{"message":"too hot"}}', status=400)
+
+    fake.script["late"], fake.script["hangs"] = refuses_late, silent
+    gateway.serve("m", gateway.target(fake.base_url, "late"), gateway.target(fake.base_url, "hangs", provider="b"))
     gateway.rule("eager", hedge=Hedge(after_ms=20, max_extra=1.0))
     async with gateway.caller() as caller:
         await caller.send(gateway.request("m"))
         assert (await caller.read()).status == 400
     record = await gateway.record("m")
-    assert (record.outcome, record.target) == ("caller_error", "b/status-400")
+    assert (record.outcome, record.target) == ("caller_error", "fake/late")
     await gateway.at_rest()

@@ -240,13 +240,13 @@ async def test_the_delay_begins_anew_with_the_next_target(race: Race):
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_a_callers_fault_ends_both(race: Race, stream: bool):
-    """The second target says that the request is wrong: that is the answer, and the first is let go."""
+async def test_a_hedges_refusal_ends_nothing_but_the_hedge(race: Race, stream: bool):
+    """The second target says that the request is wrong, while the first is at it: the first one's answer counts."""
     race.serve("late-ok", "status-400")
-    response, record, over_s = await race.ask(stream=stream)
-    assert response.status == 400
-    assert await race.let_go_s("t0", over_s) < LETS_GO_S
-    assert record.outcome == "caller_error"
+    response, record, _ = await race.ask(stream=stream)
+    assert response.status == 200
+    assert record.outcome == "ok"
+    assert [(each.kind, each.error_class) for each in record.attempts] == [("hedge", "caller_fault")]
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -25,7 +25,7 @@ from potluck.providers.openai import classify_status, read_error
 from potluck.proxy import verdict
 from potluck.proxy.relay import Relay
 from potluck.wire.dialects.answer import MalformedAnswer, read_response
-from potluck.wire.dialects.envelope import encode_upstream_body
+from potluck.wire.dialects.envelope import encode_upstream_body, prompt_bytes
 from potluck.wire.dialects.splice import ResumableTap
 from potluck.wire.sse import encode_event
 
@@ -266,7 +266,7 @@ class Attempt:
         elif facts.empty:
             self._fail_down("sent an empty answer")
         else:
-            usage = facts.usage or estimate_usage(len(exchange.body), len(body))
+            usage = facts.usage or estimate_usage(prompt_bytes(exchange.envelope), len(body))
             exchange.answered_whole(self, facts.body, usage, facts.finish_reason)
 
     def _error_ended(self) -> None:
@@ -323,7 +323,7 @@ class Attempt:
         else:
             usage = tap.usage
             if usage is None:
-                usage = estimate_usage(len(self.exchange.body), tap.output_bytes)
+                usage = estimate_usage(prompt_bytes(self.exchange.envelope), tap.output_bytes)
             missing = tap.missing_usage(usage)
             if missing is not None:
                 out += encode_event(missing)
@@ -342,7 +342,8 @@ class Attempt:
         tap = self.relay.tap if self.relay is not None else None
         if tap is not None and tap.usage is not None:
             return tap.usage
-        usage = estimate_usage(len(self.exchange.body), tap.output_bytes if tap is not None else self._size_bytes)
+        output_bytes = tap.output_bytes if tap is not None else self._size_bytes
+        usage = estimate_usage(prompt_bytes(self.exchange.envelope), output_bytes)
         if self.tap is not None and self.tap.own_tokens > usage.output_tokens:
             usage = msgspec.structs.replace(usage, output_tokens=self.tap.own_tokens)
         return usage

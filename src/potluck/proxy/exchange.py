@@ -449,7 +449,12 @@ class Exchange:
         if attempt.kind == "resume" and failure.error_class == "caller_fault":
             # the request was the caller's, but what was sent this time was not
             failure = Failure("target_down", "first_byte", "would not go on from the text that was delivered")
-        run.failed(attempt.option, failure)
+        beside = self._attempt if attempt is self._rival else self._rival
+        if failure.error_class == "caller_fault" and attempt.kind == "hedge" and beside is not None:
+            # the first one took the request and is at it: this one's opinion ends nothing but its own call
+            run.failed(attempt.option, Failure("target_down", failure.phase, failure.detail))
+        else:
+            run.failed(attempt.option, failure)
         self._write_down(attempt, failure.error_class, failure.detail, failure.phase, usage)
         self._failures.append((attempt.target.name, failure))
         if self.connection is None:
@@ -458,7 +463,7 @@ class Exchange:
         self._stop_timer()  # what comes next is late at a time of its own
         rival, self._rival = self._rival, None
         if rival is not None:
-            if failure.error_class == "caller_fault":
+            if failure.error_class == "caller_fault" and attempt.kind != "hedge":
                 other, self._attempt = self._attempt if attempt is rival else rival, attempt
                 assert other is not None
                 self._drop(other)

@@ -3,6 +3,9 @@
 A caller can only tighten: its own filters come on top of its route's, its key's and its project's.
 """
 
+import re
+from collections.abc import Iterable
+from functools import lru_cache
 from math import inf
 
 from potluck.model.price import NANOUSD_PER_USD
@@ -26,10 +29,9 @@ def why_not(target: CompiledTarget, capability: str, data_class: DataClass) -> s
 
 def barred_by_route(target: CompiledTarget, constraints: RouteConstraints) -> str:
     """Why a route's constraints leave a target out; empty: they don't."""
-    names = _names(target)
-    if constraints.only is not None and names.isdisjoint(constraints.only):
+    if constraints.only is not None and not _called(target, constraints.only):
         return "not among the route's `only`"
-    if constraints.ignore is not None and not names.isdisjoint(constraints.ignore):
+    if constraints.ignore is not None and _called(target, constraints.ignore):
         return "among the route's `ignore`"
     if _dearer(target, constraints.max_price_input, constraints.max_price_output):
         return "dearer than the route's `max_price`"
@@ -38,10 +40,9 @@ def barred_by_route(target: CompiledTarget, constraints: RouteConstraints) -> st
 
 def barred_by_caller(target: CompiledTarget, controls: Controls) -> str:
     """Why the caller's own controls leave a target out; empty: they don't."""
-    names = _names(target)
-    if controls.only is not None and names.isdisjoint(controls.only):
+    if controls.only is not None and not _called(target, controls.only):
         return "not among the request's `only`"
-    if controls.ignore is not None and not names.isdisjoint(controls.ignore):
+    if controls.ignore is not None and _called(target, controls.ignore):
         return "among the request's `ignore`"
     bound = controls.max_price
     if bound is not None and _dearer(target, _nanousd(bound.input), _nanousd(bound.output)):
@@ -49,9 +50,28 @@ def barred_by_caller(target: CompiledTarget, controls: Controls) -> str:
     return ""
 
 
-def _names(target: CompiledTarget) -> set[str]:
-    """What `only` and `ignore` may call a target: its provider's name, its own, and its kinds."""
-    return {target.provider, target.name, "provider", *(("own",) if target.own else ())}
+def _called(target: CompiledTarget, entries: Iterable[str]) -> bool:
+    """Whether an entry of `only` or `ignore` means the target: by its kind, its provider, its name, or a pattern.
+
+    Kinds: `provider` is every endpoint behind an address, own ones too; `own` is own infrastructure of any kind.
+    """
+    names = {target.provider, target.name, "provider", *(("own",) if target.own else ())}
+    for entry in entries:
+        if entry in names or ("*" in entry and (like(entry, target.name) or like(entry, target.provider))):
+            return True
+    return False
+
+
+def like(pattern: str, text: str) -> bool:
+    """Whether a name, or a pattern with `*`, names `text`."""
+    if "*" not in pattern:
+        return pattern == text
+    return _pattern(pattern).fullmatch(text) is not None
+
+
+@lru_cache(maxsize=10_000)
+def _pattern(pattern: str) -> re.Pattern[str]:
+    return re.compile(".*".join(re.escape(part) for part in pattern.split("*")))
 
 
 def _nanousd(usd: float | None) -> int | None:

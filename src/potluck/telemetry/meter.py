@@ -97,7 +97,7 @@ class DataPlaneMeter:
         cost = record.cost_nanousd
         if cost:
             cell.cost_nanousd += cost
-        elif cost is None and record.target_id:
+        elif cost is None and usage is not None and record.target_id:
             cell.unpriced += 1
         cell.request_bytes += record.request_bytes
         cell.response_bytes += record.response_bytes

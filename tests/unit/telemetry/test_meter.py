@@ -64,7 +64,7 @@ def test_a_request_appears_in_every_family() -> None:
     assert found[f"potluck_tokens_total{{model=small,{target},type=cached_input}}"] == 80
     assert found[f"potluck_tokens_total{{model=small,{target},type=reasoning}}"] == 10
     assert found[f"potluck_cost_nanousd_total{{model=small,{target}}}"] == 3000
-    assert found[f"potluck_unpriced_requests_total{{model=small,{target}}}"] == 1
+    assert f"potluck_unpriced_requests_total{{model=small,{target}}}" not in found
     assert found["potluck_body_bytes_total{direction=response}"] == 2100
     assert found[f"potluck_attempts_total{{blame=none,error_class=none,{target}}}"] == 2
     assert found[f"potluck_attempts_total{{blame=provider,error_class=target_down,{target}}}"] == 1
@@ -74,6 +74,15 @@ def test_a_request_appears_in_every_family() -> None:
     assert found["potluck_overhead_seconds_bucket{endpoint=chat,le=0.0001}"] == 3
     assert found["potluck_build_info{version=9.9}"] == 1
     assert found["process_cpu_seconds_total"] > 0
+
+
+def test_only_answers_without_a_price_are_unpriced() -> None:
+    """A failed request used nothing that could have a price; one that used tokens at an unpriced target did."""
+    meter = DataPlaneMeter()
+    meter.request(record(outcome="upstream_error", status=502, usage=None, cost_nanousd=None))
+    meter.request(record(cost_nanousd=None))
+    found = samples(Exposition(meter, "9.9"))
+    assert found["potluck_unpriced_requests_total{model=small,target=openai/gpt-4o-mini}"] == 1
 
 
 @pytest.mark.parametrize(

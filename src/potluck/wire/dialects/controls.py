@@ -77,6 +77,9 @@ def controls_of_fields(fields: dict[bytes, bytes], controls: Controls | None) ->
         except msgspec.ValidationError as error:
             raise ValueError(f"header {name.decode()} cannot be used: {str(error)[:200]}") from None
     if controls is not None:
+        route = said.get("route")
+        if route is not None and controls.route not in (None, route):
+            raise ValueError(f"header x-potluck-route names {route!r} and the body another route: name one")
         asked = said.get("data_class")
         said |= {name: value for name, value in msgspec.to_builtins(controls).items() if value is not None}
         if asked is not None:

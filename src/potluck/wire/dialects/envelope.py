@@ -37,6 +37,7 @@ _READ: dict[Capability, tuple[str, ...]] = {
     "embeddings": ("model", "input", "user", "potluck"),
     "responses": ("model", "stream", "max_output_tokens", "user", "potluck"),
 }  # fmt: skip
+_PROMPT = ("messages", "prompt", "input", "instructions", "tools", "functions", "response_format")
 _WRITE_OUT_BYTES = 4096
 """up to here writing members out to see how long they are is cheaper than adding lengths up"""
 _LEAST_DUPLICATE_BYTES = 6
@@ -186,8 +187,22 @@ def _read_controls(envelope: Envelope, raw: Raw) -> None:
         controls = _decode_controls(raw)
     except msgspec.ValidationError as error:
         _refuse("potluck", f"cannot be used: {str(error)[:300]}")
+    json.loads(bytes(raw), object_pairs_hook=_each_once)  # a limit must not be hidden behind a second one
     if controls is not None:
         _take_controls(envelope, controls)
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> None:
+    names = [name for name, _ in pairs]
+    for name in names:
+        if names.count(name) > 1:
+            _refuse(f"potluck.{name}", "comes more than once: send it once")
+
+
+def prompt_bytes(envelope: Envelope) -> int:
+    """The size of what the model reads, as JSON: without the request's settings and the gateway's own member."""
+    members = envelope.members
+    return sum([memoryview(members[name]).nbytes for name in _PROMPT if name in members])
 
 
 def _take_controls(envelope: Envelope, controls: Controls) -> None:

@@ -285,7 +285,7 @@ class StreamTap:
         return not self.has_content and not used and self.finish_reason != "content_filter"
 
     def _look_for_content(self, choices: Any, payload: bytes) -> None:
-        said = 0
+        said = opening = 0
         for choice in choices:
             if choice.text:
                 said += len(choice.text)
@@ -293,10 +293,12 @@ class StreamTap:
             delta = choice.delta
             if delta and carries_content(delta):
                 said += sum([len(bytes(raw)) - 2 for name, raw in delta.items() if name != "role"])
+                if "role" in delta:
+                    opening += len(bytes(delta["role"])) + len('"role":,')  # which later chunks do not have
                 self.has_content = True
         if self.has_content:
             self.output_bytes += said
-            self._overhead_bytes = len(payload) - said
+            self._overhead_bytes = len(payload) - said - opening
             self._decode = _decode_chunk
 
     def _end_choice(self, index: int, reason: str) -> None:
