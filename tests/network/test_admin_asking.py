@@ -12,7 +12,7 @@ from potluck import store as stores
 from potluck.admin.asking import Asked, ask
 from potluck.admin.control import Control
 from potluck.admin.first_start import first_start
-from potluck.admin.operations.providers import create_credential, create_provider
+from potluck.admin.operations.providers import create_credential, create_provider, update_credential
 from potluck.admin.operations.work import Actor, Work, perform
 from potluck.model.secret import Secret
 from potluck.snapshot import SnapshotStore
@@ -46,7 +46,9 @@ async def provider(reply: bytes | None, seen: list[bytes]) -> AsyncIterator[str]
         await server.wait_closed()
 
 
-async def ask_server(home: Path, reply: bytes | None, seen: list[bytes], timeout_s: float = 5) -> tuple[Asked, Control]:
+async def ask_server(
+    home: Path, reply: bytes | None, seen: list[bytes], timeout_s: float = 5, *, disabled: bool = False
+) -> tuple[Asked, Control]:
     store = stores.open(home)
     first = first_start(store, {}, local_model=False)
     snapshots = SnapshotStore(store, first.vault, local_model=False)
@@ -59,7 +61,8 @@ async def ask_server(home: Path, reply: bytes | None, seen: list[bytes], timeout
 
             def make(work: Work) -> str:
                 made = create_provider(work, "p", url, own=True)
-                create_credential(work, made.id, "main", Secret(KEY))
+                key = create_credential(work, made.id, "main", Secret(KEY))
+                update_credential(work, key.id, disabled=disabled)
                 return made.id
 
             ref = store.write_now(perform(first.vault, actor, make))[0]
@@ -120,3 +123,11 @@ async def test_a_silent_server_has_a_deadline(tmp_path: Path) -> None:
     result, _ = await ask_server(tmp_path / "home", None, [], timeout_s=0.2)
     assert not result.ok
     assert "0.2 s" in result.detail
+
+
+async def test_a_provider_whose_keys_are_all_disabled_is_not_asked(tmp_path: Path) -> None:
+    """It is not asked without a key instead: the sentence names the command that enables one."""
+    seen: list[bytes] = []
+    result, _ = await ask_server(tmp_path / "home", answer(b'{"data": []}'), seen, disabled=True)
+    assert (result.ok, seen) == (False, [])
+    assert result.detail == "no enabled credential: potluck credential update p/NAME --enable"

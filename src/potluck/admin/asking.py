@@ -12,6 +12,7 @@ from potluck.admin.operations.work import Actor, Work
 from potluck.identity.vault import VaultError
 from potluck.model.secret import Secret
 from potluck.providers.openai import models_request
+from potluck.snapshot.providers import all_disabled
 from potluck.store import tables as t
 
 TIMEOUT_S = 10.0
@@ -67,10 +68,15 @@ def _access(work: Work, ref: str) -> _Access:
         fault = "the built-in model is looked after by the gateway: see `potluck local-model status`"
         return msgspec.structs.replace(access, fault=fault)
     credentials = t.credentials
-    usable = sa.select(credentials).where(credentials.c.provider_id == row["id"], ~credentials.c.disabled)
-    credential = work.row(usable.order_by(credentials.c.weight.desc(), credentials.c.created_at_ms))
+    pool = sa.select(credentials).where(credentials.c.provider_id == row["id"])
+    # the enabled ones first, the heaviest of them first
+    credential = work.row(
+        pool.order_by(credentials.c.disabled, credentials.c.weight.desc(), credentials.c.created_at_ms)
+    )
     if credential is None:
         return access
+    if credential["disabled"]:
+        return msgspec.structs.replace(access, fault=all_disabled(row["name"]))
     try:
         return msgspec.structs.replace(access, secret=work.vault.unseal(credential["sealed"], credential["id"]))
     except VaultError as error:

@@ -84,6 +84,8 @@ class CompiledModel(msgspec.Struct, frozen=True, eq=False):
     card: bytes
     alias_of: str = ""
     """the model's proper name, when this is an alias"""
+    declared: bool = False
+    """somebody wrote it down, aliases too; else it is a provider's word, or a pin"""
 
 
 class CompiledProbe(msgspec.Struct, frozen=True, eq=False):

@@ -1,7 +1,8 @@
 """What a caller's model name stands for (`interfaces.md` §4, *Model names*), and who may use it.
 
-Tried in order: a declared model, an alias or what a provider offers, exactly · the name of a route that names models,
-not only patterns · the same without a suffix `:cheapest`, `:fastest` or `:own` · a pin `provider/upstream-model`.
+Tried in order: a declared model or alias, exactly · the name of a route that names models, not only patterns · both
+without a suffix `:cheapest`, `:fastest` or `:own` · what a provider offers, exactly · that without a suffix · a pin
+`provider/upstream-model`. So no provider's list takes a name away from somebody who wrote it down.
 """
 
 import difflib
@@ -30,14 +31,15 @@ class Named(msgspec.Struct, frozen=True):
 
 def resolve(snapshot: Snapshot, name: str) -> Named | None:
     """The models behind `name`; None: there is no such name."""
-    found = _exactly(snapshot, name)
-    if found is not None:
-        return found
-    base, colon, suffix = name.rpartition(":")
-    if colon and suffix in SUFFIXES:
-        found = _exactly(snapshot, base)
+    base, _, suffix = name.rpartition(":")
+    for meant in (_declared, _offered):
+        found = meant(snapshot, name)
         if found is not None:
-            return Named(base, found.models, suffix, found.route)
+            return found
+        if suffix in SUFFIXES:
+            found = meant(snapshot, base)
+            if found is not None:
+                return Named(base, found.models, suffix, found.route)
     pin = snapshot.pins.get(name)
     return Named(name, (pin,)) if pin is not None else None
 
@@ -47,9 +49,14 @@ def model_of(snapshot: Snapshot, name: str) -> CompiledModel | None:
     return snapshot.models.get(name) or snapshot.pins.get(name)
 
 
-def _exactly(snapshot: Snapshot, name: str) -> Named | None:
+def _offered(snapshot: Snapshot, name: str) -> Named | None:
     model = snapshot.models.get(name)
-    if model is not None:
+    return None if model is None else Named(name, (model,))
+
+
+def _declared(snapshot: Snapshot, name: str) -> Named | None:
+    model = snapshot.models.get(name)
+    if model is not None and model.declared:
         return Named(name, (model,))
     for route in snapshot.routes:
         if route.name == name:

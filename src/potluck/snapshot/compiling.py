@@ -76,11 +76,15 @@ def compile_pins(part: ProviderPart, overrides: Mapping[str, Price]) -> Generato
 
 
 def pin_declared(declared: Models, pins: Models, parts: Mapping[str, ProviderPart]) -> Generator[None, None, None]:
-    """Add to `pins` the places that a declared model names and no provider lists: they can be pinned all the same."""
+    """Add to `pins` the places that a declared model names and no provider lists, or lists without what a call needs.
+
+    A listed place that has no price of its own is pinned at the price that it was declared with.
+    """
     for count, model in enumerate(declared.values()):
         fresh: dict[str, list[CompiledTarget]] = {}
         for target in model.targets:
-            if target.name not in pins:
+            pin = pins.get(target.name)
+            if pin is None or (pin.targets[0].unroutable and not target.unroutable):
                 fresh.setdefault(target.name, []).append(target)
         for name, targets in fresh.items():
             created_at_ms = parts[targets[0].provider_id].provider.created_at_ms
@@ -125,7 +129,8 @@ def compile_declared(
                 yield
         if places:
             known = [context for context in contexts if context is not None]
-            declared[model.name] = compile_model(model.name, model.created_at_ms, places, min(known, default=None))
+            context_tokens = min(known, default=None)
+            declared[model.name] = compile_model(model.name, model.created_at_ms, places, context_tokens, declared=True)
             made += PER_MODEL
     return declared
 
@@ -145,7 +150,7 @@ def with_aliases(
         for alias in model.aliases:
             if alias not in named and alias not in taken:
                 renamed = _ENCODER.encode(msgspec.structs.replace(card, id=alias, potluck=extras))
-                named[alias] = CompiledModel(alias, meant.targets, renamed, model.name)
+                named[alias] = CompiledModel(alias, meant.targets, renamed, model.name, declared=True)
         made += PER_MODEL + len(model.aliases)
         if made >= UNITS_PER_STEP:
             made = 0
@@ -236,7 +241,12 @@ _ENCODER = msgspec.json.Encoder()
 
 
 def compile_model(
-    name: str, created_at_ms: int, targets: Iterable[CompiledTarget], context_tokens: int | None
+    name: str,
+    created_at_ms: int,
+    targets: Iterable[CompiledTarget],
+    context_tokens: int | None,
+    *,
+    declared: bool = False,
 ) -> CompiledModel:
     """A public model with its card. Several credentials of one place are one line of the card."""
     targets = tuple(targets)
@@ -252,7 +262,8 @@ def compile_model(
         capabilities.update(dict.fromkeys(target.heads))
     extras = CardExtras(list(lines.values()), context_tokens, list(capabilities))
     owner = targets[0].provider if targets else "potluck"
-    return CompiledModel(name, targets, _ENCODER.encode(Card(name, "model", created_at_ms // 1000, owner, extras)))
+    card = _ENCODER.encode(Card(name, "model", created_at_ms // 1000, owner, extras))
+    return CompiledModel(name, targets, card, declared=declared)
 
 
 def _card_price(price: Price | None) -> CardPrice | None:

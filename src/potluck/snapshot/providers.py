@@ -60,8 +60,10 @@ class ProviderPart(msgspec.Struct, frozen=True, eq=False):
     quirks: frozenset[str]
     assistant_prefix: AssistantPrefix
     accounts: tuple[Account, ...]
-    """heaviest first; one without credential if there is none"""
+    """heaviest first; one without credential if none is enabled"""
     offers: dict[str, Offer]
+    unroutable: str = ""
+    """why none of its targets must be called"""
 
     @property
     def own(self) -> bool:
@@ -80,6 +82,7 @@ class ProviderPart(msgspec.Struct, frozen=True, eq=False):
 
         `declared`: the target as somebody declared it, for its share, its tier and its slots.
         """
+        unroutable = unroutable or self.unroutable
         if price is None and not unroutable:
             unroutable = missing_price(self.provider.name, upstream_model)
         does = tuple(capabilities)
@@ -130,12 +133,17 @@ def compile_provider(
     """Unseal its credentials, make its heads, list its offers. Raises VaultError when a credential does not open."""
     url = parse_base_url(provider.base_url)
     accounts: list[Account] = []
+    unroutable = ""
     if provider.builtin:
         port, secret = local or (LOCAL_PLACEHOLDER_PORT, None)
         url = parse_base_url(f"http://127.0.0.1:{port}/v1")
         accounts.append(_account(url, secret))
     else:
-        for each in rows.credentials.get(provider.id, ()):
+        pool = rows.credentials.get(provider.id)
+        if pool == []:
+            # whoever disables the last key wants it out, not called without one
+            unroutable = all_disabled(provider.name)
+        for each in pool or ():
             accounts.append(_account(url, vault.unseal(each.sealed, each.id), each.id, each.name, each.weight))
             yield
     offers: dict[str, Offer] = {}
@@ -158,16 +166,22 @@ def compile_provider(
         provider.assistant_prefix or ("plain" if provider.builtin else assistant_prefix_of(url)),
         tuple(accounts) or (_account(url, None),),
         offers,
+        unroutable,
     )
 
 
+def all_disabled(provider: str) -> str:
+    """Why a provider is not called whose keys are all disabled, with the command that mends it."""
+    return f"no enabled credential: potluck credential update {provider}/NAME --enable"
+
+
 def compile_probe(part: ProviderPart, overrides: Mapping[str, Price]) -> CompiledProbe | None:
-    """How the provider is probed; None: not at all. The supervisor looks after the built-in model by itself.
+    """How the provider is probed; None: not at all, as where its keys are all disabled. The supervisor looks after the built-in model by itself.
 
     Without a model for paid completions, the targets have no heads: they say only where and whose.
     """
     provider = part.provider
-    if provider.probe is None or provider.builtin:
+    if provider.probe is None or provider.builtin or part.unroutable:
         return None
     model = provider.probe.model
     if model:

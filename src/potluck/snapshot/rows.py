@@ -67,7 +67,7 @@ class PlaceRows(msgspec.Struct, frozen=True):
 
     providers: dict[str, Provider]
     credentials: dict[str, list[Credential]]
-    """by provider, enabled ones only"""
+    """by provider, enabled ones only; an empty list where all of a provider's are disabled"""
     own_lists: dict[str, list[str]]
     """by provider: upstream models that its `GET /models` named"""
     models: list[Model]
@@ -173,10 +173,12 @@ def read_places(connection: sqlite3.Connection) -> PlaceRows:
     }
     credentials: dict[str, list[Credential]] = {}
     for row in connection.execute(
-        "SELECT id, organisation_id, provider_id, name, sealed, hint, created_at_ms, weight"
-        " FROM credentials WHERE NOT disabled ORDER BY weight DESC, created_at_ms, id"
+        "SELECT id, organisation_id, provider_id, name, sealed, hint, created_at_ms, weight, disabled"
+        " FROM credentials ORDER BY weight DESC, created_at_ms, id"
     ):
-        credentials.setdefault(row[2], []).append(Credential(*row))
+        pool = credentials.setdefault(row[2], [])
+        if not row[8]:
+            pool.append(Credential(*row[:8]))
     own_lists: dict[str, list[str]] = {}
     for row in _fetch(connection.execute("SELECT provider_id, name FROM provider_models ORDER BY provider_id, name")):
         own_lists.setdefault(row[0], []).append(row[1])

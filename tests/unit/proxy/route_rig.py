@@ -131,11 +131,14 @@ class World:
     def swap(self, **members: Any) -> None:
         self.current = msgspec.structs.replace(self.current, version=self.current.version + 1, **members)
 
-    def serve(self, name: str, *targets: CompiledTarget, alias: str = "") -> None:
-        """A public model, and maybe its alias; each target can be pinned, by all its credentials."""
-        models = {**self.current.models, name: CompiledModel(name, targets, b"{}")}
+    def serve(self, name: str, *targets: CompiledTarget, alias: str = "", declared: bool = True) -> None:
+        """A public model, and maybe its alias; each target can be pinned, by all its credentials.
+
+        Not `declared`: a name that providers offer.
+        """
+        models = {**self.current.models, name: CompiledModel(name, targets, b"{}", declared=declared)}
         if alias:
-            models[alias] = CompiledModel(alias, targets, b"{}", name)
+            models[alias] = CompiledModel(alias, targets, b"{}", name, declared)
         pins = {**self.current.pins}
         for each in targets:
             same = tuple(other for other in targets if other.name == each.name)

@@ -69,6 +69,24 @@ def test_the_first_meaning_counts() -> None:
     assert resolved(made, "lab/m") == ("lab/m", ["lab/m"], None, None)
 
 
+def test_what_is_written_down_wins_over_what_a_provider_lists() -> None:
+    """A route's name and a declared model's suffix stay what they are, whatever an upstream calls its models."""
+    made = world()
+    made.rule("vault", models=("small",))
+    foreign = target("evil/x")
+    for name in ("vault", "vault:own", "small:own", "tiny:fastest", "frugal:cheapest", "offered", "offered:own"):
+        made.serve(name, foreign, declared=False)
+    assert resolved(made, "vault") == ("vault", ["small"], None, "vault")
+    assert resolved(made, "vault:own") == ("vault", ["small"], "own", "vault")
+    assert resolved(made, "small:own") == ("small", ["small"], "own", None)
+    assert resolved(made, "tiny:fastest") == ("tiny", ["tiny"], "fastest", None)
+    assert resolved(made, "frugal:cheapest") == ("frugal", ["small"], "cheapest", "frugal")
+    assert resolved(made, "offered") == ("offered", ["offered"], None, None)
+    assert resolved(made, "offered:own") == ("offered:own", ["offered:own"], None, None)
+    assert resolved(made, "offered:fastest") == ("offered", ["offered"], "fastest", None)
+    assert groups(made.ask("vault")) == [["openai/gpt-4o-mini", "lab/qwen:7b"]]
+
+
 @pytest.mark.parametrize(
     ("listed", "usable"),
     [

@@ -341,3 +341,53 @@ def test_a_declared_place_can_be_pinned(rows: Rows) -> None:
     (target,) = pins["lab/qwen/2.5"].targets
     assert target.price is not None
     assert (target.price.input, target.price.version) == (5, "operator:1")
+
+
+def test_a_listed_place_without_a_price_is_pinned_as_it_was_declared(rows: Rows) -> None:
+    """A pin that its provider's list left without a price takes the declared target's; a priced one stays as it is."""
+    shop = rows.provider("shop", "https://shop.example.com/v1")
+    rows.write("INSERT INTO provider_models VALUES ('prv_shop', 'm', 1), ('prv_shop', 'n', 1)")
+    rows.model("closed", (shop, "m"), placement="own")
+    assert "no price" in rows.source().current.pins["shop/m"].targets[0].unroutable
+    price = '{"input": 5, "output": 6, "version": "operator:1", "source": "operator"}'
+    rows.model("small", (shop, "m"), price=price)
+    current = rows.source().current
+    (target,) = current.pins["shop/m"].targets
+    assert target.unroutable == ""
+    assert target.price is not None
+    assert target.price.version == "operator:1"
+    assert json.loads(current.pins["shop/m"].card)["potluck"]["targets"][0]["routable"]
+    assert "no price" in current.pins["shop/n"].targets[0].unroutable
+
+
+def test_a_provider_whose_keys_are_all_disabled_is_out(rows: Rows) -> None:
+    """None of its targets is called, with the command that mends it, nor is it probed; one without any key is called
+    without one."""
+    shop, lab = rows.provider("shop", OPENAI), rows.provider("lab", LAB, own=True)
+    rows.credential(shop, "main", "sk-aaa")
+    rows.credential(shop, "spare", "sk-bbb")
+    rows.model("small", (shop, "gpt-4o-mini"), (lab, "m"))
+    rows.write("UPDATE providers SET probe = '{}'")
+    rows.write("UPDATE credentials SET disabled = 1")
+    source = rows.source()
+    current = source.current
+    out, free = current.models["small"].targets
+    said = "no enabled credential: potluck credential update shop/NAME --enable"
+    assert (out.unroutable, free.unroutable) == (said, "")
+    assert current.pins["shop/gpt-4o-mini"].targets[0].unroutable == said
+    assert [probe.provider for probe in current.probes] == ["lab"]
+    rows.write("UPDATE credentials SET disabled = 0 WHERE name = 'spare'")
+    asyncio.run(source.refresh(Change(rows.version, providers=frozenset({shop}), models=True)))
+    (back, _) = source.current.models["small"].targets
+    assert (back.credential, back.unroutable) == ("spare", "")
+
+
+def test_what_is_written_down_is_told_from_what_is_listed(rows: Rows) -> None:
+    """Declared models and aliases are `declared`; offered names and pins are not."""
+    lab = rows.provider("lab", LAB, own=True)
+    rows.write("INSERT INTO provider_models VALUES ('prv_lab', 'offered', 1)")
+    rows.model("small", (lab, "m"))
+    rows.write("""UPDATE models SET aliases = '["s"]'""")
+    current = rows.source().current
+    declared = {name: model.declared for name, model in (current.models | current.pins).items()}
+    assert declared == {"small": True, "s": True, "offered": False, "lab/m": False, "lab/offered": False}
