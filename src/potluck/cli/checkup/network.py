@@ -199,7 +199,7 @@ def engines() -> Iterator[Verdict]:
     if not found:
         yield skip("engines", "no other engine answers on this machine's well-known ports")
     for engine in found:
-        models = f"{len(engine.models)} models" if len(engine.models) != 1 else engine.models[0]
+        models = f"{len(engine.models)} models" if len(engine.models) != 1 else engine.models[0].name
         said = f"{engine.kind} {engine.version}".rstrip()
         mend = f"to use it: potluck provider add {engine.kind} --own --base-url {engine.base_url}"
         yield Verdict("engine", "ok", f"{said} at {engine.base_url}, {models}", mend)
