@@ -16,8 +16,9 @@ from potluck.policy.credentials import KeyHealth
 from potluck.policy.retry import MAX_CALLS, MAX_TARGETS
 from potluck.policy.selection import PICK
 from potluck.ports import Failure
+from potluck.proxy.candidates import Candidates, LaneOption
 from potluck.proxy.registry import DEAD, OPEN, PARKED, PROBE, READY, Lane
-from potluck.proxy.routing import Candidates, LaneOption, Next, Run
+from potluck.proxy.routing import Next, Run
 from tests.unit.proxy.route_rig import BODY_BYTES, World, envelope, failure, target
 
 ENVELOPE = envelope()
@@ -153,7 +154,7 @@ class Exchange:
         assert self.made.now < self.total_at
         self.called.append(option)
         assert len(self.called) <= MAX_CALLS
-        assert len({each.place.place for each in self.called}) <= MAX_TARGETS
+        assert len({each.place for each in self.called}) <= MAX_TARGETS
         option.standing.in_flight += 1
         self.attempts.append(self.books.begun(option, stood))
         if self.run is not None:
@@ -186,7 +187,7 @@ class Exchange:
         if option is not None:
             self.books.rivals += 1
             self.books.decided(stood, option, "hedge")
-            assert option.place.place not in {each.place.place for each in self.called}
+            assert option.place not in {each.place for each in self.called}
             self.begin(option, stood)
 
     def succeeds(self, call: Call) -> None:
@@ -233,16 +234,16 @@ class Exchange:
 
     def untried(self, stood: dict, worst: int) -> list[Lane]:
         """Lanes of places that were not called yet and stand no worse."""
-        tried = {each.place.place for each in self.called}
+        tried = {each.place for each in self.called}
         return [lane for lane, (state, _, _) in stood.items() if lane.place not in tried and state <= worst]
 
     def check_next(self, following: Next, stood: dict) -> None:
         """Another place if there is one, a well one rather than an open one; pauses only before the same again."""
         option, kind = following.option, following.kind
         self.books.decided(stood, option, kind)
-        tried = {each.place.place for each in self.called}
+        tried = {each.place for each in self.called}
         room = len(tried) < MAX_TARGETS
-        assert (kind == "next") == (option.place.place not in tried)
+        assert (kind == "next") == (option.place not in tried)
         assert (kind == "same") == (following.delay_s > 0) == (option.lane in {each.lane for each in self.called})
         if kind == "next" and self.untried(stood, PROBE):
             assert stood[option.lane][0] <= PROBE
@@ -255,7 +256,7 @@ class Exchange:
         """No request fails while an allowed call is left."""
         if run.spent.final or len(self.called) >= MAX_CALLS:
             return
-        if self.made.now < self.total_at and len({each.place.place for each in self.called}) < MAX_TARGETS:
+        if self.made.now < self.total_at and len({each.place for each in self.called}) < MAX_TARGETS:
             assert not self.untried(stood, OPEN)
 
     def hangs_up(self) -> None:

@@ -30,8 +30,8 @@ from potluck.wire.dialects.splice import ResumableTap
 from potluck.wire.sse import encode_event
 
 if TYPE_CHECKING:
+    from potluck.proxy.candidates import LaneOption
     from potluck.proxy.exchange import Exchange
-    from potluck.proxy.routing import LaneOption
 
 PLAIN, STREAM, ERROR, WRONG_FORM = range(4)
 clock_ns = time.monotonic_ns

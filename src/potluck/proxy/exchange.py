@@ -40,11 +40,12 @@ from potluck.ports import Failure
 from potluck.proxy import verdict
 from potluck.proxy.answers import LAST_CHUNK, chunk, connection_field, stream_head
 from potluck.proxy.attempt import Attempt
+from potluck.proxy.candidates import MAX_FORMS, Candidates, LaneOption
 from potluck.proxy.own_answers import refuse
 from potluck.proxy.record import intent_of, record_of
 from potluck.proxy.registry import OPEN
 from potluck.proxy.relay import Relay
-from potluck.proxy.routing import MAX_FORMS, Candidates, LaneOption, Run
+from potluck.proxy.routing import Run
 from potluck.wire.dialects.envelope import Envelope, decode_envelope, read_control_fields
 from potluck.wire.dialects.resume import continuation, seam_comment, why_not
 from potluck.wire.dialects.splice import Earlier, ResumableTap

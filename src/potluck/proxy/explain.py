@@ -14,7 +14,7 @@ from potluck.policy.selection import Wish, score
 from potluck.proxy.registry import READY, STATES
 
 if TYPE_CHECKING:
-    from potluck.proxy.routing import Candidates, Group, LaneOption
+    from potluck.proxy.candidates import Candidates, Group, LaneOption
 
 SIGNIFICANT = 2
 """digits of the scores in a recorded plan"""
@@ -82,7 +82,7 @@ def _planned(
         option.target.name,
         True,
         ranked.text,
-        option.place.model,
+        option.model,
         option.target.credential,
         number,
         group.why,

@@ -19,9 +19,10 @@ from potluck.policy.latency import size_class
 from potluck.policy.mix import DEFAULT_REQUEST, TokenMix
 from potluck.policy.selection import Wish
 from potluck.policy.standing import Standing
+from potluck.proxy.candidates import Candidates, PlaceOption
 from potluck.proxy.explain import Plan, PlannedTarget, plan_of
 from potluck.proxy.registry import Lane, Registry
-from potluck.proxy.routing import Candidates, PlaceOption, Router
+from potluck.proxy.routing import Router
 from potluck.wire.dialects.envelope import Envelope, decode_envelope
 from potluck.wire.errors import RequestError
 

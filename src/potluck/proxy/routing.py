@@ -12,172 +12,31 @@ snapshot and kept; a request then picks among them. Rules of picking:
 A plain request with nothing wrong anywhere and one group of targets takes the short way in `Router.first`.
 """
 
-import re
 from collections.abc import Callable, Container
-from copy import copy
-from functools import lru_cache
 
 import msgspec
 
-from potluck.model.resources import Affinity, DataClass, Route, RouteTimeouts, Timeouts
-from potluck.model.snapshot import CompiledKey, CompiledModel, CompiledTarget, Snapshot
-from potluck.model.usage import AttemptKind, IntentForm, PlanLine
+from potluck.model.snapshot import CompiledKey, Snapshot
+from potluck.model.usage import AttemptKind, PlanLine
 from potluck.policy import retry
 from potluck.policy.affinity import prefix_of
-from potluck.policy.hedging import HedgeBudget
 from potluck.policy.latency import size_class
-from potluck.policy.mix import TokenMix
-from potluck.policy.selection import PICK, Pick, Wish, leading, stays
-from potluck.policy.standing import Option, Standing
+from potluck.policy.selection import Wish, leading, stays
 from potluck.ports import Failure, SnapshotSource
-from potluck.proxy import explain, filters, names
-from potluck.proxy.registry import OPEN, PARKED, PROBE, READY, Lane, Registry
+from potluck.proxy import explain
+from potluck.proxy.candidates import Candidates, Compiler, Group, LaneOption, PlaceOption
+from potluck.proxy.registry import OPEN, PARKED, PROBE, READY, Registry
 from potluck.wire.dialects.controls import Controls
 from potluck.wire.dialects.envelope import Envelope
 from potluck.wire.dialects.resume import goes_on
 from potluck.wire.errors import RequestError
 
-DEFAULT_ROUTE = Route(id="", organisation_id="", name="default", created_at_ms=0)
-"""applies where no rule does: the model's targets in their order"""
-
-MEASURING = frozenset(("fastest", "least_busy", "balanced"))
 MAX_KINDS = 10_000
 """kinds of requests kept worked out; more than that at once, and all are made anew"""
-MAX_FORMS = 1_000
-"""intents kept encoded per lane"""
 REFRESH_S = 1.0
 """how old expected costs may be"""
 RETELL_S = 60.0
 """how old the numbers in the recorded plan may be; a lane that opens or closes changes it at once"""
-DEFAULT_TOTAL_S = Timeouts().total_s
-"""of a request, over all attempts, where its route does not say and no provider's own is longer"""
-
-
-class LaneOption:
-    """One target by one credential, as a pool offers it."""
-
-    __slots__ = ("first_fields", "forms", "lane", "number", "place", "plain", "standing", "target")
-
-    def __init__(self, target: CompiledTarget, lane: Lane, standing: Standing) -> None:
-        self.target = target
-        self.lane = lane
-        self.standing = standing
-        self.place: PlaceOption
-        self.number = 0
-        """of the lane's probes, where it is one"""
-        self.plain = self
-        """the same for any call"""
-        self.forms: dict[tuple[str, bool], IntentForm] = {}
-        """encoded intents by key id and stream"""
-        self.first_fields: bytes = b""
-        """response fields of an answer at the first attempt"""
-
-    def as_probe(self) -> "LaneOption":
-        """It, for the one call that is the lane's probe now."""
-        probe = copy(self)
-        probe.number = self.lane.probes
-        return probe
-
-    @property
-    def probe(self) -> bool:
-        """It is for one call only, the lane's last probe: `registry.abandoned` is told if that ends without a word."""
-        return self.number > 0 and self.number == self.lane.probes
-
-
-class PlaceOption(Option):
-    """One target with its credentials."""
-
-    __slots__ = ("lanes", "model", "place")
-
-    def __init__(self, lanes: tuple[LaneOption, ...], model: str) -> None:
-        target = lanes[0].target
-        super().__init__(
-            lanes[0].standing,
-            target.name,
-            weight=target.weight,
-            priority=target.priority,
-            own=target.own,
-            slots=target.slots,
-        )
-        self.lanes = lanes
-        self.model = model
-        """the public model that it serves"""
-        self.place = target.place
-        for lane in lanes:
-            lane.place = self
-
-
-class Group:
-    """Places among which a strategy chooses; all of them come before those of the next group."""
-
-    __slots__ = ("even", "leaders", "options", "pick", "strategy", "why")
-
-    def __init__(self, options: list[PlaceOption], route: Route, why: str) -> None:
-        self.options = options
-        self.strategy = route.strategy
-        self.pick: Pick = PICK[route.strategy]
-        self.leaders: list[PlaceOption] = []
-        """those between which only weights decide; empty: that depends on the request"""
-        self.even = False
-        """and their weights are the same"""
-        self.why = why
-        """`model`, `own first`, `fallback …`"""
-
-
-class Candidates:
-    """Everything that may serve one kind of request, and everything that may not, with the reason."""
-
-    __slots__ = (
-        "affinity",
-        "groups",
-        "hedge_budget",
-        "left_out",
-        "lone",
-        "measures",
-        "mix",
-        "model",
-        "named",
-        "output_tokens",
-        "own_models",
-        "plan",
-        "retold_at",
-        "route",
-        "route_field",
-        "stale_at",
-        "total_s",
-        "version",
-    )
-
-    def __init__(self, named: names.Named, route: Route, mix: TokenMix, hedge_budget: HedgeBudget | None) -> None:
-        self.named = named
-        self.model = named.name
-        self.own_models = {model.alias_of or model.name for model in named.models}
-        """public names that an answer may come from without being a fallback"""
-        self.route = route
-        self.route_field = route.name.encode()
-        self.mix = mix
-        self.hedge_budget = hedge_budget
-        self.affinity: Affinity | None = route.affinity
-        self.total_s = route.timeouts.total_s or DEFAULT_TOTAL_S
-        self.groups: list[Group] = []
-        self.left_out: list[tuple[CompiledTarget | None, str, str]] = []
-        """target or None, its name, the reason"""
-        self.measures = route.hedge is not None
-        """speed decides, so it is measured"""
-        self.lone: LaneOption | None = None
-        """there is no choice at all"""
-        self.plan = ""
-        """id of the plan in force"""
-        self.output_tokens = 0
-        """expected of an answer"""
-        self.stale_at = self.retold_at = 0.0
-        """when expected costs, and the plan, are worked out again"""
-        self.version = -1
-
-    @property
-    def places(self) -> list[PlaceOption]:
-        """All that may serve, in groups' order."""
-        return [option for group in self.groups for option in group.options]
 
 
 class Run:
@@ -188,20 +47,20 @@ class Run:
     def __init__(self, deadline: float) -> None:
         self.spent = retry.Spent(deadline)
         self.lanes: set[LaneOption] = set()
-        self.places: dict[PlaceOption, LaneOption] = {}
+        self.places: dict[str, LaneOption] = {}
         """in the order of their first call, with the last lane used"""
         self.rotated = False
         """another key was tried at once already"""
         self.last: tuple[LaneOption, Failure] | None = None
 
     def called(self, option: LaneOption) -> None:
-        self.spent.called(option.place.place, option.target.credential_id)
+        self.spent.called(option.place, option.target.credential_id)
         self.lanes.add(option.plain)
         self.places[option.place] = option.plain
 
     def failed(self, option: LaneOption, failure: Failure) -> None:
         self.last = (option, failure)
-        self.spent.failed(option.place.place, failure.error_class, failure.phase, failure.status, failure.retry_after_s)
+        self.spent.failed(option.place, failure.error_class, failure.phase, failure.status, failure.retry_after_s)
 
 
 class Next(msgspec.Struct, frozen=True):
@@ -241,7 +100,7 @@ class Router:
             kind = (scope, envelope.capability, envelope.model, *_routed_by(controls))
         found = self._kinds.get(kind)
         if found is None:
-            found = _Compiler(self, snapshot, key, envelope).compile()
+            found = Compiler(self.registry, snapshot, key, envelope).compile()
             if len(self._kinds) >= MAX_KINDS:
                 self._kinds.clear()
             self._kinds[kind] = found
@@ -301,7 +160,7 @@ class Router:
         assert run.last is not None
         place = run.last[0].place
         if run.last[1].error_class in ("key_dead", "key_limited") and not run.rotated:
-            other = self._other_lane(place, run, now)
+            other = self._other_lane(candidates.by_place[place], run, now)
             if other is not None:
                 run.rotated = True
                 return Next(other, "key")
@@ -311,12 +170,12 @@ class Router:
             if chosen is not None:
                 return Next(chosen, "next")
         for place in run.places:
-            other = self._other_lane(place, run, now)
+            other = self._other_lane(candidates.by_place[place], run, now)
             if other is not None:
                 return Next(other, "key")
         for place, option in run.places.items():
             if option.lane.state(now) <= OPEN:
-                delay_s = spent.again_after_s(place.place, now, self.registry.random)
+                delay_s = spent.again_after_s(place, now, self.registry.random)
                 if delay_s is not None:
                     return Next(option, "same", delay_s)
         return None
@@ -334,7 +193,7 @@ class Router:
             run.called(option)
             wish = self._wish_of(candidates, envelope, body_bytes, key, now)
             option = self._select(candidates, run, wish, now, None)
-        return list(run.places)
+        return [candidates.by_place[place] for place in run.places]
 
     def rival(
         self, candidates: Candidates, run: Run, envelope: Envelope, body_bytes: int, key: CompiledKey, now: float
@@ -347,12 +206,12 @@ class Router:
         if budget is None or not spent.may_call(now) or spent.targets >= retry.MAX_TARGETS:
             return None
         wish = self._wish_of(candidates, envelope, body_bytes, key, now)
-        models = candidates.own_models | {place.model for place in run.places}
+        models = candidates.own_models | {option.model for option in run.places.values()}
         for group in candidates.groups:
             ready = [
                 each
                 for each in group.options
-                if each not in run.places and each.model in models and self._lanes(each, now, READY)
+                if each.place not in run.places and each.model in models and self._lanes(each, now, READY)
             ]
             if ready:
                 place = ready[group.pick(ready, wish, self.registry.random)]
@@ -366,7 +225,7 @@ class Router:
         assert run.last is not None
         if not run.spent.may_call(now) or run.spent.targets >= retry.MAX_TARGETS:
             return None
-        model = run.last[0].place.model
+        model = run.last[0].model
         wish = self._wish_of(candidates, envelope, body_bytes, key, now)
         return self._select(
             candidates,
@@ -402,13 +261,13 @@ class Router:
         fits: Callable[[PlaceOption], bool] | None = None,
     ) -> LaneOption | None:
         """The general way: look at every lane; ready places first, then those with open breakers."""
-        tried: Container[PlaceOption] = run.places if run is not None else ()
+        tried: Container[str] = run.places if run is not None else ()
         for limit in (PROBE, OPEN):
             for group in candidates.groups:
                 usable = [
                     each
                     for each in group.options
-                    if each not in tried and self._lanes(each, now, limit) and (fits is None or fits(each))
+                    if each.place not in tried and self._lanes(each, now, limit) and (fits is None or fits(each))
                 ]
                 if not usable:
                     continue
@@ -504,7 +363,7 @@ class Router:
         affinity = candidates.affinity
         if affinity is not None:
             prefix = prefix_of(key.project_id, _prompt(envelope))
-            self.registry.prefixes.used(prefix, option.place.place, now, affinity.window_s)
+            self.registry.prefixes.used(prefix, option.place, now, affinity.window_s)
 
     # --- what is told
 
@@ -560,175 +419,6 @@ class Router:
         return waits
 
 
-class _Compiler:
-    """Works out the candidates of one kind of request."""
-
-    def __init__(self, router: Router, snapshot: Snapshot, key: CompiledKey, envelope: Envelope) -> None:
-        self.router = router
-        self.snapshot = snapshot
-        self.key = key
-        self.envelope = envelope
-        self.controls = envelope.controls or Controls()
-
-    def compile(self) -> Candidates:
-        snapshot, key, controls = self.snapshot, self.key, self.controls
-        asked = self.envelope.model
-        named = names.resolve(snapshot, asked)
-        if named is None:
-            raise names.not_found(snapshot, key, asked)
-        if not self._may_use(named):
-            raise names.not_allowed(asked)
-        self._check_class(controls)
-        usual = [self._usual(named, model) for model in named.models]
-        route = self._route(named, usual[0])
-        registry = self.router.registry
-        budget = registry.hedge_budget(route.id, route.hedge) if route.hedge is not None else None
-        made = Candidates(named, route, registry.mix(key.project_id), budget)
-        places: list[PlaceOption] = []
-        listed = named.route is None or named.name in (key.models or ())
-        for model, rule in zip(named.models, usual, strict=True):
-            if listed or names.allowed(key, model.name, model.alias_of):
-                self._hold(route, rule)
-                places += self._places(model, made)
-        self._hold(route, *usual)
-        self._group(made, places, controls.prefer or named.prefer)
-        return self._finish(made)
-
-    def _may_use(self, named: names.Named) -> bool:
-        key = self.key
-        if key.models is None or named.name in key.models:
-            return True
-        return any(names.allowed(key, model.name, model.alias_of) for model in named.models)
-
-    def _check_class(self, controls: Controls) -> None:
-        wanted, most = controls.data_class, self.key.data_class
-        if wanted and filters.OPENNESS[wanted] > filters.OPENNESS[most]:
-            message = f"this key's project allows data class {most!r} at most"
-            raise RequestError("policy_denied", message, param="potluck.data_class")
-
-    # --- the rule
-
-    def _usual(self, named: names.Named, model: CompiledModel) -> Route:
-        """The rule for the caller's requests for the model when no other one is asked for."""
-        called = {model.name, model.alias_of} if named.route is not None else {named.name, model.name, model.alias_of}
-        return next((each for each in self.snapshot.routes if self._matches(each, called)), DEFAULT_ROUTE)
-
-    def _route(self, named: names.Named, usual: Route) -> Route:
-        """The rule to follow: the one that is asked for, by the model's name or in the controls, or the usual one."""
-        asked = self.controls.route
-        if named.route is not None:
-            if asked not in (None, named.route.name):
-                message = f"the model {named.name!r} is a route itself, and another one is asked for"
-                raise RequestError("invalid_request", message, param="potluck.route")
-            if not self._takes_caller(named.route):
-                message = f"this key may not use the route {named.route.name!r}"
-                raise RequestError("policy_denied", message, param="model")
-            return named.route
-        if asked is None or asked == usual.name:
-            return usual
-        rules = (*self.snapshot.routes, DEFAULT_ROUTE)
-        wanted = next((each for each in rules if each.name == asked), None)
-        if wanted is None:
-            raise RequestError("invalid_request", f"there is no route {asked!r}", param="potluck.route")
-        if not self._matches(wanted, {named.name, named.models[0].name, named.models[0].alias_of}):
-            message = f"the route {asked!r} does not take this key's requests for {named.name!r}"
-            raise RequestError("policy_denied", message, param="potluck.route")
-        return wanted
-
-    def _hold(self, *rules: Route) -> None:
-        """What these rules demand holds for the targets that are looked at next.
-
-        All of them: asking for another rule must not loosen what the usual one demands.
-        """
-        self._constraints = list(dict.fromkeys(rule.constraints for rule in rules))
-        classes = [self.key.data_class, self.controls.data_class, *[each.data_class for each in self._constraints]]
-        self._data_class: DataClass = min([each for each in classes if each], key=filters.OPENNESS.__getitem__)
-
-    def _matches(self, route: Route, called: set[str]) -> bool:
-        return self._takes_caller(route) and any(
-            _like(pattern, name) for pattern in route.match.models for name in called
-        )
-
-    def _takes_caller(self, route: Route) -> bool:
-        match, key = route.match, self.key
-        return any(_like(pattern, key.project) for pattern in match.projects) and any(
-            _like(pattern, key.name) for pattern in match.keys
-        )
-
-    # --- places and groups
-
-    def _places(self, model: CompiledModel, made: Candidates) -> list[PlaceOption]:
-        """The model's targets that may serve; those that may not are noted with their reason."""
-        registry = self.router.registry
-        lanes: dict[str, list[LaneOption]] = {}
-        for compiled in model.targets:
-            reason = self._barred(compiled)
-            if reason:
-                made.left_out.append((compiled, compiled.name, reason))
-                continue
-            target = _with_timeouts(compiled, made.route.timeouts)
-            option = LaneOption(target, registry.lane(target), registry.standing(target.place))
-            lanes.setdefault(target.place, []).append(option)
-        return [PlaceOption(tuple(each), model.alias_of or model.name) for each in lanes.values()]
-
-    def _barred(self, target: CompiledTarget) -> str:
-        reason = filters.why_not(target, self.envelope.capability, self._data_class)
-        for constraints in self._constraints:
-            reason = reason or filters.barred_by_route(target, constraints)
-        return reason or filters.barred_by_caller(target, self.controls)
-
-    def _group(self, made: Candidates, places: list[PlaceOption], prefer: str | None) -> None:
-        """The model's own places by the strategy, what a fallback pattern holds back after them, then other models."""
-        route = made.route
-        if prefer is not None and prefer != "own":
-            route = msgspec.structs.replace(route, strategy=prefer)
-        later: list[tuple[list[PlaceOption], str]] = []
-        for entry in route.fallback:
-            if entry == "key:*":
-                later += [self._fallback(name, made) for name in self.key.model_order if name != made.model]
-            elif "*" in entry:
-                held = [place for place in places if _like(entry, place.name)]
-                if len(held) < len(places):  # all of them: there is nothing that they could come after
-                    places = [place for place in places if place not in held]
-                    later.append((held, f"fallback {entry}"))
-            else:
-                later.append(self._fallback(entry, made))
-        if prefer == "own":
-            own, others = [each for each in places if each.own], [each for each in places if not each.own]
-            later.insert(0, (others, "model, not own"))
-            places = own
-        seen: set[str] = set()
-        for options, why in [(places, "model"), *later]:
-            fresh = []
-            for each in options:  # models of one route may have a place in common
-                if each.place not in seen:
-                    seen.add(each.place)
-                    fresh.append(each)
-            if fresh:
-                made.groups.append(Group(fresh, route, why))
-        made.measures = made.measures or route.strategy in MEASURING
-
-    def _fallback(self, name: str, made: Candidates) -> tuple[list[PlaceOption], str]:
-        why = f"fallback {name}"
-        model = names.model_of(self.snapshot, name)
-        if model is None:
-            made.left_out.append((None, name, "the route falls back to it, but there is no such model"))
-            return [], why
-        if not names.allowed(self.key, name, model.alias_of):
-            made.left_out.append((None, name, "the route falls back to it, but this key may not use it"))
-            return [], why
-        return self._places(model, made), why
-
-    def _finish(self, made: Candidates) -> Candidates:
-        places = made.places
-        if len(places) == 1 and len(places[0].lanes) == 1:
-            made.lone = places[0].lanes[0]
-        if made.route.timeouts.total_s is None:
-            allowed_s = [option.target.endpoint.timeouts.total_s for place in places for option in place.lanes]
-            made.total_s = max([DEFAULT_TOTAL_S, *allowed_s])
-        return made
-
-
 def _routed_by(controls: Controls) -> tuple[object, ...]:
     """What of the controls decides on candidates."""
     return (controls.route, controls.prefer, controls.only, controls.ignore, controls.max_price, controls.data_class)
@@ -740,29 +430,3 @@ def _prompt(envelope: Envelope) -> bytes:
         if name in members:
             return bytes(memoryview(members[name])[:1024])
     return b""
-
-
-def _with_timeouts(target: CompiledTarget, timeouts: RouteTimeouts) -> CompiledTarget:
-    """The target with the route's times in the place of its provider's, where the route has any."""
-    if timeouts == RouteTimeouts():
-        return target
-    own = target.endpoint.timeouts
-    mixed = Timeouts(
-        timeouts.connect_s or own.connect_s,
-        timeouts.first_token_s or own.first_byte_s,
-        timeouts.idle_s or own.idle_s,
-        timeouts.total_s or own.total_s,
-    )
-    return msgspec.structs.replace(target, endpoint=msgspec.structs.replace(target.endpoint, timeouts=mixed))
-
-
-@lru_cache(maxsize=10_000)
-def _pattern(pattern: str) -> re.Pattern[str]:
-    return re.compile(".*".join(re.escape(part) for part in pattern.split("*")))
-
-
-def _like(pattern: str, text: str) -> bool:
-    """Whether a name or a pattern with `*` names `text`."""
-    if "*" not in pattern:
-        return pattern == text
-    return _pattern(pattern).fullmatch(text) is not None

@@ -16,7 +16,7 @@ from potluck.wire.errors import RequestError
 from potluck.wire.sse import encode_comment
 
 if TYPE_CHECKING:
-    from potluck.proxy.routing import Candidates, LaneOption
+    from potluck.proxy.candidates import Candidates, LaneOption
 
 _OUTCOMES: dict[str, Outcome] = {
     "upstream_error": "upstream_error",
@@ -40,8 +40,8 @@ def stream_fields(candidates: "Candidates", option: "LaneOption", calls: int) ->
         candidates.route_field,
         calls,
     )
-    if option.place.model not in candidates.own_models:
-        fields += b"x-potluck-model: %s\r\n" % option.place.model.encode()  # a fallback to another model
+    if option.model not in candidates.own_models:
+        fields += b"x-potluck-model: %s\r\n" % option.model.encode()  # a fallback to another model
     if calls == 1:
         option.first_fields = fields
     return fields

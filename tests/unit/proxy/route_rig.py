@@ -12,8 +12,9 @@ from potluck.model.snapshot import CompiledKey, CompiledModel, CompiledTarget, E
 from potluck.model.usage import ErrorClass, PlanLine
 from potluck.ports import Failure
 from potluck.providers.openai import build_heads
+from potluck.proxy.candidates import Candidates, LaneOption
 from potluck.proxy.registry import Lane, Registry
-from potluck.proxy.routing import Candidates, LaneOption, Next, Router, Run
+from potluck.proxy.routing import Next, Router, Run
 from potluck.wire.dialects.controls import Controls
 from potluck.wire.dialects.envelope import Envelope
 

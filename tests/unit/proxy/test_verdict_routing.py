@@ -5,7 +5,7 @@ from route_rig import World, failure, target
 
 from potluck.model.usage import AttemptRecord, TokenUsage
 from potluck.proxy import verdict
-from potluck.proxy.routing import Candidates, LaneOption
+from potluck.proxy.candidates import Candidates, LaneOption
 
 A, B = target("a/m"), target("b/m")
 LIMITED = failure("key_limited", retry_after_s=30.0)
