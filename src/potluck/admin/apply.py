@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from potluck.admin.errors import OperationError, conflict
 from potluck.admin.operations import keys, models, projects, providers, routes
-from potluck.admin.operations.names import PublicNames, broken
+from potluck.admin.operations.names import Mention, PublicNames, broken
 from potluck.admin.operations.work import Actor, Row, Work
 from potluck.admin.references import References
 from potluck.config.document import (
@@ -231,7 +231,7 @@ class _Apply:
         else:
             routes.update_route(self.work, row["id"], entry, position=position)
 
-    def check_names(self, led: set[tuple[str, str]]) -> None:
+    def check_names(self, led: set[Mention]) -> None:
         """Raises 409 for a name with two holders, or a fallback that led somewhere before."""
         for each in broken(self.work, led):
             error = conflict(each.detail, each.code)
@@ -335,6 +335,8 @@ class _Rehearsal(_Apply):
             at = self.places.get(id(arguments[-1]), ()) if arguments else ()
             member = error.where.removeprefix(f"{kind} {name}").removeprefix(": ").replace("_at_ms", "_at")
             place = (*at, *member.split(".")) if at and member else at
+            if member and any(known[: len(place)] == place for known, _ in self.faults):
+                return  # said at the very name
             self.faults.append((place, error.detail if at else f"{kind} {name}: {error.detail}"))
         else:
             savepoint.commit()
@@ -343,7 +345,7 @@ class _Rehearsal(_Apply):
         if self.whole:  # else: what a faulty object would keep is not known
             super().remove(document)
 
-    def check_names(self, led: set[tuple[str, str]]) -> None:
+    def check_names(self, led: set[Mention]) -> None:
         if not self.whole:
             return
         for each in broken(self.work, led):

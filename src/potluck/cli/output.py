@@ -4,7 +4,7 @@ import datetime as dt
 import json
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 Row = Mapping[str, Any]
@@ -41,6 +41,11 @@ class Output:
         """For people only: nothing with --json."""
         if not self.json:
             self.line(text)
+
+    def warn(self, warnings: Iterable[str]) -> None:
+        """What was done all the same, and is perhaps not what was meant: on stderr; with --json it is in the data."""
+        if not self.json:
+            sys.stderr.writelines(f"potluck: warning: {each}\n" for each in warnings)
 
     def table(
         self,

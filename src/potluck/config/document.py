@@ -114,6 +114,8 @@ class ProviderEntry(msgspec.Struct, frozen=True, kw_only=True):
     def check(self) -> dict[str, str]:
         """What is wrong beyond types, by member."""
         wrong = {}
+        if reason := provider_name_fault(self.name):
+            wrong["name"] = reason
         if reason := base_url_fault(self.base_url):
             wrong["base_url"] = reason
         if double := doubled(entry.name for entry in self.credentials):
@@ -243,6 +245,17 @@ IDENTITY = {
     "routes": "name",
 }
 """The member that tells the objects of a section apart."""
+
+
+RESERVED_PROVIDERS = ("own", "provider", "node", "nodes", "any")
+"""names that no provider can have: where providers are named, they mean kinds of them"""
+
+
+def provider_name_fault(name: str) -> str:
+    """Why a provider cannot be called that, or an empty text."""
+    if name not in RESERVED_PROVIDERS:
+        return ""
+    return f"{name!r} means a kind of provider wherever providers are named: choose another name"
 
 
 def base_url_fault(base_url: str) -> str:

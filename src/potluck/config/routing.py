@@ -21,6 +21,14 @@ from potluck.model.resources import (
     Strategy,
 )
 
+KINDS = ("own", "provider", "node")
+"""kinds of targets, beside names in `only` and `ignore`"""
+RESERVED_ROUTES = {
+    "default": "what applies where no route does",
+    "explain": "a path of the admin API",
+}
+"""names that no route can have, and what they mean instead"""
+
 Patterns = Annotated[
     tuple[ModelName, ...], msgspec.Meta(min_length=1, max_length=1000, description="names, or patterns with *")
 ]
@@ -178,9 +186,12 @@ class RouteEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     def check(self) -> dict[str, str]:
         """What is wrong beyond types, by member."""
+        wrong = {}
+        if self.name in RESERVED_ROUTES:
+            wrong["name"] = f"{self.name!r} is {RESERVED_ROUTES[self.name]}: choose another name for the route"
         if self.split is not None and self.strategy != "weighted":
-            return {"split": f'goes with strategy = "weighted" only, not with "{self.strategy}"'}
-        return {}
+            wrong["split"] = f'goes with strategy = "weighted" only, not with "{self.strategy}"'
+        return wrong
 
     def to_affinity(self) -> Affinity | None:
         """None: no affinity. `true` is the default one."""

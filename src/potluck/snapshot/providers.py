@@ -176,8 +176,9 @@ def all_disabled(provider: str) -> str:
 
 
 def compile_probe(part: ProviderPart, overrides: Mapping[str, Price]) -> CompiledProbe | None:
-    """How the provider is probed; None: not at all, as where its keys are all disabled. The supervisor looks after the built-in model by itself.
+    """How the provider is probed; None: not at all, as where its keys are all disabled.
 
+    The supervisor looks after the built-in model by itself.
     Without a model for paid completions, the targets have no heads: they say only where and whose.
     """
     provider = part.provider

@@ -351,7 +351,7 @@ hedge = { after = "p95" }
 name = "ab"
 strategy = "weighted"
 split = "user"
-constraints = { ignore = ["x"], max_price = { output = 0.5 }, data_class = "private" }
+constraints = { ignore = ["local"], max_price = { output = 0.5 }, data_class = "private" }
 hedge = { after = 300, max_extra = 0.1 }
 affinity = true
 """

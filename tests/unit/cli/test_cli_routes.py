@@ -55,11 +55,13 @@ def shown(ok: Potluck, *line: str) -> Any:
 def test_set_makes_a_route_and_changes_it(ok: Potluck) -> None:
     """Each option stands where the API has it; what is not given stays; an empty value takes a setting away."""
     line = "--models small,gpt-* --projects default --keys first --strategy weighted --split user --fallback s,node:*"
-    line += " --only lab --ignore x,y --max-input-price 0.5 --max-output-price 2 --data-class private --connect-s 5"
+    line += (
+        " --only lab --ignore local,y* --max-input-price 0.5 --max-output-price 2 --data-class private --connect-s 5"
+    )
     line += " --first-token-s 60 --idle-s 30 --total-s 900 --hedge 250 --affinity --position 3"
     said = ok("route", "set", "frugal", *line.split())
     assert said == (
-        "route frugal is made: weighted by user for small, gpt-*; then s, node:*; only lab; not x+y; "
+        "route frugal is made: weighted by user for small, gpt-*; then s, node:*; only lab; not local+y*; "
         "at most $0.5 input / 2 output; data private; hedge 250 ms; affinity; timeouts\n"
     )
     whole = {
@@ -68,7 +70,7 @@ def test_set_makes_a_route_and_changes_it(ok: Potluck) -> None:
         "split": "user",
         "constraints": {
             "only": ["lab"],
-            "ignore": ["x", "y"],
+            "ignore": ["local", "y*"],
             "max_price": {"input": 0.5, "output": 2},
             "data_class": "private",
         },
@@ -90,7 +92,7 @@ def test_set_makes_a_route_and_changes_it(ok: Potluck) -> None:
     assert (changed["hedge"], changed["affinity"], changed["split"], changed["fallback"]) == (None, None, None, [])
     assert changed["match"]["models"] == ["*"]
     assert (changed["constraints"]["only"], changed["constraints"]["data_class"]) == (None, None)
-    assert changed["constraints"]["ignore"] == ["x", "y"]
+    assert changed["constraints"]["ignore"] == ["local", "y*"]
 
 
 def test_a_bare_route_and_empty_values(ok: Potluck) -> None:

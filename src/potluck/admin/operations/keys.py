@@ -6,6 +6,7 @@ import msgspec
 import sqlalchemy as sa
 
 from potluck.admin.errors import invalid
+from potluck.admin.operations.names import PublicNames, names_kept
 from potluck.admin.operations.projects import DEFAULT_PROJECT
 from potluck.admin.operations.views import KeyView, MadeKey, key_view, made_key
 from potluck.admin.operations.work import Row, Work
@@ -46,7 +47,11 @@ def create_key(
     )
     work.touch(keys=[row["id"]])
     work.audit("key.create", row["id"], name, project=owner["name"], models=models, expires_at_ms=expires_at_ms)
-    return made_key(row, owner["name"], work.now_ms, text)
+    warnings: list[str] = []
+    if models and work.actor.origin != "file":  # a file is looked at as a whole
+        names = PublicNames(work)
+        warnings = [wrong for each in models if (wrong := names.unused(each))]
+    return made_key(row, owner["name"], work.now_ms, text, warnings)
 
 
 def update_key(
@@ -71,7 +76,8 @@ def update_key(
         values["tags"] = _json(tags)
     if expires_at_ms is not msgspec.UNSET:
         values["expires_at_ms"] = expires_at_ms
-    changed = work.update(t.api_keys, row, f"there is a key {name!r} already: choose another name", **values)
+    with names_kept(work):
+        changed = work.update(t.api_keys, row, f"there is a key {name!r} already: choose another name", **values)
     if changed is not row:
         work.touch(keys=[row["id"]])
         work.audit("key.update", row["id"], changed["name"], members=_differing(row, changed))

@@ -1,6 +1,7 @@
-"""The names that callers use: models, their aliases and routes share one space, and fallbacks lead somewhere in it.
+"""The names that callers use, and what routes and keys name: models, aliases and routes share one space.
 
-Rule: after every operation each name has one holder, and no route falls back to something that the operation took away.
+Rule: after every operation each name has one holder, and no route names something that the operation took away. What
+only narrows (a rule for models, a key's list of them) may name what is not there yet: that is a warning.
 """
 
 from collections.abc import Iterable, Iterator
@@ -10,14 +11,18 @@ from functools import cached_property
 import msgspec
 import sqlalchemy as sa
 
-from potluck.admin.errors import OperationError, conflict
+from potluck.admin.errors import OperationError, conflict, invalid
 from potluck.admin.first_start import LOCAL_MODEL
 from potluck.admin.operations.work import Work
 from potluck.catalog import catalog
 from potluck.config.forms import near
+from potluck.config.routing import KINDS
+from potluck.model.resources import RouteConstraints, RouteMatch
 from potluck.store import tables as t
 
 _TEXTS = msgspec.json.Decoder(tuple[str, ...])
+_MATCH = msgspec.json.Decoder(RouteMatch)
+_CONSTRAINTS = msgspec.json.Decoder(RouteConstraints)
 MOST_NAMED = 12
 """how many names a message lists when none is near"""
 
@@ -35,6 +40,19 @@ class Broken(msgspec.Struct, frozen=True):
     detail: str
 
 
+class Mention(msgspec.Struct, frozen=True):
+    """A name, no pattern, that a route holds. `member`: `fallback`, `match.keys`, `constraints.only`, …"""
+
+    route: str
+    member: str
+    name: str
+
+    def __str__(self) -> str:
+        if self.member == "fallback":
+            return f"route {self.route!r} falls back to {self.name!r}"
+        return f"route {self.route!r} names {self.name!r} in `{self.member}`"
+
+
 class PublicNames:
     """What the names of the work's organisation are and lead to, as the store has it now."""
 
@@ -48,11 +66,16 @@ class PublicNames:
         self.models = {str(row["name"]) for row in models}
         self.aliases = [(str(row["name"]), alias) for row in models for alias in _TEXTS.decode(row["aliases"])]
         """(model, alias)"""
-        self.fallbacks: dict[str, tuple[str, ...]] = {
-            str(row["name"]): _TEXTS.decode(row["fallback"]) for row in all_of(t.routes)
-        }
-        """of each route, by its name"""
-        self.providers = {str(row["name"]): str(row["base_url"]) for row in all_of(t.providers)}
+        routes = all_of(t.routes)
+        self.routes = {str(row["name"]) for row in routes}
+        self.mentions = {each for row in routes for each in _mentions(row)}
+        providers = all_of(t.providers)
+        self.providers = {str(row["name"]): str(row["base_url"]) for row in providers}
+        names = {row["id"]: row["name"] for row in providers}
+        self.targets = {f"{names[row['provider_id']]}/{row['upstream_model']}" for row in all_of(t.targets)}
+        """declared ones"""
+        self.projects = {str(row["name"]) for row in all_of(t.projects)}
+        self.keys = {str(row["name"]) for row in all_of(t.api_keys) if row["revoked_at_ms"] is None}
 
     @cached_property
     def declared(self) -> set[str]:
@@ -62,26 +85,89 @@ class PublicNames:
     @cached_property
     def offered(self) -> set[str]:
         """What providers have by their own list or the catalogue, and the built-in model."""
-        listed, providers = t.provider_models, t.providers
-        named = sa.select(listed.c.name).join(providers, providers.c.id == listed.c.provider_id)
-        rows = self._work.rows(named.where(providers.c.organisation_id == self._work.organisation_id))
+        listed = {name for names in self.listed.values() for name in names}
         known = {name for base_url in self.providers.values() for name in catalog().models_of(base_url)}
-        return {str(row["name"]) for row in rows} | known | {LOCAL_MODEL}
+        return listed | known | {LOCAL_MODEL}
+
+    @cached_property
+    def listed(self) -> dict[str, set[str]]:
+        """By provider, what its own list names; those that have not named anything are left out."""
+        models, providers = t.provider_models, t.providers
+        named = sa.select(providers.c.name.label("provider"), models.c.name)
+        named = named.join(providers, providers.c.id == models.c.provider_id)
+        found: dict[str, set[str]] = {}
+        for row in self._work.rows(named.where(providers.c.organisation_id == self._work.organisation_id)):
+            found.setdefault(str(row["provider"]), set()).add(str(row["name"]))
+        return found
 
     def clashes(self) -> Iterator[Broken]:
         """Each name that has two holders."""
         holders = dict.fromkeys(self.models, "a model")
         named = [("model", model, alias, f"an alias of model {model!r}") for model, alias in self.aliases]
-        named += [("route", route, route, "a route") for route in self.fallbacks]
+        named += [("route", route, route, "a route") for route in sorted(self.routes)]
         for kind, owner, name, what in named:
             if name in holders:
                 both = f"{holders[name]} and {what}" if holders[name] != what else f"{what} twice"
                 yield Broken(kind, owner, name, "already_exists", f"{name!r} would be {both}: choose another name")
             holders.setdefault(name, what)
 
-    def leading(self) -> set[tuple[str, str]]:
-        """(route, fallback) of those that lead somewhere."""
-        return {(route, each) for route, them in self.fallbacks.items() for each in them if not self.astray(each)}
+    def leading(self) -> set[Mention]:
+        """What routes name and what is there."""
+        return {each for each in self.mentions if self._leads(each)}
+
+    def _leads(self, mention: Mention) -> bool:
+        name = mention.name
+        match mention.member:
+            case "fallback":
+                return not self.astray(name)
+            case "match.models":
+                return name in self.declared or self.pins(name)
+            case "match.projects":
+                return name in self.projects
+            case "match.keys":
+                return name in self.keys
+            case _:
+                return not self.foreign(name)
+
+    def pins(self, name: str) -> bool:
+        """Whether it reads as `provider/model` of a provider that there is."""
+        provider, _, upstream_model = name.partition("/")
+        return bool(upstream_model) and provider in self.providers
+
+    def foreign(self, entry: str) -> str:
+        """Why an entry of `only` or `ignore` means no target; an empty text when it means some."""
+        if "*" in entry or entry in KINDS or entry in self.providers:
+            return ""
+        provider, _, upstream_model = entry.partition("/")
+        if provider.startswith("node:"):
+            return "nodes are not in this version of Potluck yet: remove it, or write a pattern such as node:*"
+        if self.pins(entry):
+            # one that has not named its models yet may have any
+            known = self.listed.get(provider, set())
+            if not known or upstream_model in known or entry in self.targets:
+                return ""
+            known = known | set(catalog().models_of(self.providers[provider]))
+            if upstream_model in known:
+                return ""
+            return f"provider {provider!r} has no model {upstream_model!r}{nearest(upstream_model, known)}"
+        said = f"{entry!r} is no kind ({', '.join(KINDS)}), provider, target (provider/model) or pattern with *"
+        return said + nearest(entry, self.providers, (*KINDS, *self.targets))
+
+    def unmatched(self, model: str) -> str:
+        """Why a rule for that model takes no request now; an empty text when it may take some."""
+        if "*" in model or model in self.declared or self.pins(model) or model in self.offered:
+            return ""
+        if model in self.routes:
+            return f"{model!r} is a route: a rule takes requests by the name of a model or alias"
+        return f"no model is called {model!r} now{nearest(model, self.declared, self.offered)}"
+
+    def unused(self, model: str) -> str:
+        """Why a key can use nothing under a name of its list now; an empty text when it can."""
+        if "*" in model and model not in self.declared | self.offered:
+            return f"{model!r} is taken as a name, letter by letter: a key's list of models has no patterns"
+        if model in self.routes:
+            return ""
+        return self.unmatched(model)
 
     def astray(self, fallback: str) -> str:
         """Why a route cannot fall back to that; an empty text when it can."""
@@ -90,9 +176,9 @@ class PublicNames:
         provider, _, upstream_model = fallback.partition("/")
         if provider.startswith("node:"):
             return "nodes are not in this version of Potluck yet: remove it, or write a pattern such as node:*"
-        if (upstream_model and provider in self.providers) or fallback in self.offered:
+        if self.pins(fallback) or fallback in self.offered:
             return ""
-        if fallback in self.fallbacks:
+        if fallback in self.routes:
             return f"{fallback!r} is a route: a fallback is a model, alias, provider/model or pattern with *"
         if upstream_model:
             return f"there is no provider {provider!r}{nearest(provider, self.providers)}"
@@ -102,8 +188,8 @@ class PublicNames:
 
 @contextmanager
 def names_kept(work: Work) -> Iterator[None]:
-    """Models, aliases, routes or providers change inside. Raises 409 when a name then has two holders, or a route is
-    left with a fallback to something that is gone. A file's names are looked at once all of it is in place."""
+    """Models, aliases, routes, providers, projects or keys change inside. Raises 409 when a name then has two holders,
+    or a route is left naming something that is gone. A file's names are looked at once all of it is in place."""
     if work.actor.origin == "file":
         yield
         return
@@ -113,19 +199,30 @@ def names_kept(work: Work) -> Iterator[None]:
         raise conflict(each.detail, each.code)
 
 
-def broken(work: Work, led: set[tuple[str, str]]) -> list[Broken]:
+def broken(work: Work, led: set[Mention]) -> list[Broken]:
     """What is wrong with the names now; `led`: what `PublicNames.leading` was before."""
     now = PublicNames(work)
-    lost = led - now.leading()
+    lost = sorted((led - now.leading()) & now.mentions, key=str)
     return [
         *now.clashes(),
-        *(
-            Broken("route", route, each, "in_use", f"route {route!r} falls back to {each!r}: change that route first")
-            for route, them in now.fallbacks.items()
-            for each in them
-            if (route, each) in lost
-        ),
+        *(Broken("route", each.route, each.name, "in_use", f"{each}: change that route first") for each in lost),
     ]
+
+
+def _mentions(row: sa.RowMapping) -> Iterator[Mention]:
+    match, constraints = _MATCH.decode(row["match"]), _CONSTRAINTS.decode(row["constraints"])
+    held = {
+        "match.models": match.models,
+        "match.projects": match.projects,
+        "match.keys": match.keys,
+        "constraints.only": constraints.only or (),
+        "constraints.ignore": constraints.ignore or (),
+        "fallback": _TEXTS.decode(row["fallback"]),
+    }
+    for member, names in held.items():
+        for name in names:
+            if "*" not in name:
+                yield Mention(str(row["name"]), member, name)
 
 
 def check_fallbacks(work: Work, fallbacks: Iterable[str]) -> None:
@@ -136,6 +233,16 @@ def check_fallbacks(work: Work, fallbacks: Iterable[str]) -> None:
     for each in wanted:
         if wrong := names.astray(each):
             raise OperationError(404, "not_found", wrong, where="fallback")
+
+
+def check_filters(work: Work, member: str, entries: Iterable[str]) -> None:
+    """Raises 400 when an entry of `only` or `ignore` means no target."""
+    if not (wanted := list(entries)):
+        return
+    names = PublicNames(work)
+    for each in wanted:
+        if wrong := names.foreign(each):
+            raise invalid(f"constraints.{member}", wrong)
 
 
 def check_aliases(work: Work, aliases: Iterable[str]) -> None:

@@ -1,5 +1,6 @@
 """Projects: what keys belong to, and the most open class of data that these may use."""
 
+from potluck.admin.operations.names import names_kept
 from potluck.admin.operations.views import ProjectView, project_view
 from potluck.admin.operations.work import Work
 from potluck.model.ids import new_id
@@ -23,13 +24,14 @@ def update_project(
     """Change what is given; its keys follow at once. Raises 404, 409."""
     row = work.find(t.projects, "project", ref)
     work.check_writable("project", row)
-    changed = work.update(
-        t.projects,
-        row,
-        f"there is a project {name!r} already: choose another name",
-        name=row["name"] if name is None else name,
-        data_class=row["data_class"] if data_class is None else data_class,
-    )
+    with names_kept(work):
+        changed = work.update(
+            t.projects,
+            row,
+            f"there is a project {name!r} already: choose another name",
+            name=row["name"] if name is None else name,
+            data_class=row["data_class"] if data_class is None else data_class,
+        )
     if changed is not row:
         live = t.api_keys.select().where(t.api_keys.c.project_id == row["id"], t.api_keys.c.revoked_at_ms.is_(None))
         work.touch(keys=[key["id"] for key in work.rows(live)])
@@ -41,7 +43,8 @@ def delete_project(work: Work, ref: str) -> None:
     """Raises 404, and 409 while keys (revoked ones too: usage refers to them) belong to it."""
     row = work.find(t.projects, "project", ref)
     work.check_writable("project", row)
-    work.delete(t.projects, row, f"project {row['name']!r} has keys: their usage refers to it, so it stays")
+    with names_kept(work):
+        work.delete(t.projects, row, f"project {row['name']!r} has keys: their usage refers to it, so it stays")
     work.audit("project.delete", row["id"], row["name"])
 
 

@@ -10,6 +10,7 @@ from potluck.admin.errors import OperationError, conflict, invalid, not_found
 from potluck.admin.operations.names import names_kept
 from potluck.admin.operations.views import CredentialView, ProviderView, credential_view, provider_view
 from potluck.admin.operations.work import Row, Work
+from potluck.config.document import provider_name_fault
 from potluck.config.routing import ProbeEntry
 from potluck.identity.keys import hint
 from potluck.model.ids import new_id
@@ -35,7 +36,8 @@ def create_provider(
     probe: ProbeEntry | None = None,
     builtin: bool = False,
 ) -> ProviderView:
-    """Raises 400 for an address or dialect that cannot be, 409 when the name is taken."""
+    """Raises 400 for a name, address or dialect that cannot be, 409 when the name is taken."""
+    _check_name(name)
     check_provider(base_url, dialect)
     row = work.insert(
         t.providers,
@@ -73,6 +75,8 @@ def update_provider(
 ) -> ProviderView:
     """Change what is given; None takes an assistant prefix or probes away. Raises 400, 404, 409."""
     row = find_provider(work, ref)
+    if name not in (None, row["name"]):
+        _check_name(name)
     check_provider(row["base_url"] if base_url is None else base_url, row["dialect"] if dialect is None else dialect)
     given = {
         "name": name,
@@ -144,6 +148,12 @@ def check_provider(base_url: str, dialect: str) -> None:
             "dialect",
             f"this version speaks the openai dialect, not {dialect!r}: use the provider's OpenAI-compatible address",
         )
+
+
+def _check_name(name: str) -> None:
+    """Raises 400 for a name that means something else."""
+    if reason := provider_name_fault(name):
+        raise invalid("name", reason)
 
 
 def list_models_of(work: Work, ref: str, names: Iterable[str]) -> None:

@@ -6,15 +6,15 @@ import msgspec
 import sqlalchemy as sa
 
 from potluck.admin.errors import OperationError, invalid
-from potluck.admin.operations.names import check_fallbacks, names_kept, nearest
-from potluck.admin.operations.views import RouteView, route_entry, route_view
+from potluck.admin.operations.names import PublicNames, check_fallbacks, check_filters, names_kept, nearest
+from potluck.admin.operations.views import MadeRoute, RouteView, route_entry, route_view
 from potluck.admin.operations.work import Row, Work
 from potluck.config.routing import MatchEntry, RouteEntry
 from potluck.model.ids import new_id
 from potluck.store import tables as t
 
 
-def create_route(work: Work, entry: RouteEntry, *, position: int | None = None) -> RouteView:
+def create_route(work: Work, entry: RouteEntry, *, position: int | None = None) -> MadeRoute:
     """Make a rule, the last one unless told. Raises 400, 404 (project, key, fallback), 409 (name taken)."""
     _check(work, entry, RouteEntry(name=entry.name))
     if position is None:
@@ -31,10 +31,10 @@ def create_route(work: Work, entry: RouteEntry, *, position: int | None = None) 
         )
     work.touch(rules=True)
     work.audit("route.create", row["id"], entry.name, strategy=entry.strategy, position=position)
-    return route_view(row)
+    return _made(work, row)
 
 
-def update_route(work: Work, ref: str, entry: RouteEntry, *, position: int | None = None) -> RouteView:
+def update_route(work: Work, ref: str, entry: RouteEntry, *, position: int | None = None) -> MadeRoute:
     """Make a rule what the entry says, its name too. Raises 400, 404, 409."""
     row = find_route(work, ref)
     _check(work, entry, route_entry(row))
@@ -46,7 +46,7 @@ def update_route(work: Work, ref: str, entry: RouteEntry, *, position: int | Non
         work.touch(rules=True)
         members = [member for member in values if changed[member] != row[member]]
         work.audit("route.update", row["id"], changed["name"], members=members)
-    return route_view(changed)
+    return _made(work, changed)
 
 
 def delete_route(work: Work, ref: str) -> None:
@@ -68,11 +68,24 @@ def find_route(work: Work, ref: str) -> Row:
     return row
 
 
+def _made(work: Work, row: Row) -> MadeRoute:
+    """The rule with what it names in vain: a rule for a model may be there before the model is."""
+    view = route_view(row)
+    warnings: list[str] = []
+    if work.actor.origin != "file":  # a file is looked at as a whole
+        names = PublicNames(work)
+        warnings = [wrong for each in view.match.models if (wrong := names.unmatched(each))]
+    return MadeRoute(**msgspec.structs.asdict(view), warnings=warnings)
+
+
 def _check(work: Work, entry: RouteEntry, before: RouteEntry) -> None:
     """What is new in it has to refer to something; what was there may have lost it since, as lists of providers do."""
     for member, message in entry.check().items():
         raise invalid(member, message)
     check_fallbacks(work, [each for each in entry.fallback if each not in before.fallback])
+    for member in ("only", "ignore"):
+        said, had = getattr(entry.constraints, member) or (), getattr(before.constraints, member) or ()
+        check_filters(work, member, [each for each in said if each not in had])
     live = t.api_keys.c.revoked_at_ms.is_(None)
     _check_match(work, "projects", "project", t.projects, entry.match, before.match)
     _check_match(work, "keys", "key", t.api_keys, entry.match, before.match, live)

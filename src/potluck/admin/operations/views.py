@@ -1,6 +1,7 @@
 """What the admin API shows of each object. Times are unix milliseconds, prices USD per million tokens. No secrets,
 save in the one answer that makes it (`secret`)."""
 
+from collections.abc import Iterable
 from typing import Any, Literal, TypeVar
 
 import msgspec
@@ -72,6 +73,8 @@ class MadeKey(KeyView, frozen=True, kw_only=True):
     """A key with its secret: shown in this answer and never again (null when the answer is a replay)."""
 
     secret: str | None
+    warnings: list[str] = []
+    """what its list of models names in vain"""
 
     def without_secret(self) -> "MadeKey":
         return msgspec.structs.replace(self, secret=None)
@@ -172,6 +175,12 @@ class RouteView(msgspec.Struct, frozen=True, kw_only=True):
     created_at_ms: int
 
 
+class MadeRoute(RouteView, frozen=True, kw_only=True):
+    """A rule that was made or changed just now. `warnings`: what it names and what is not there yet."""
+
+    warnings: list[str]
+
+
 class PriceView(msgspec.Struct, frozen=True, kw_only=True):
     """An operator's price for a model name or a `provider/upstream-model`."""
 
@@ -199,8 +208,8 @@ def key_view(row: Row, project: str, now_ms: int) -> KeyView:
     return KeyView(**_key_members(row, project, now_ms))
 
 
-def made_key(row: Row, project: str, now_ms: int, secret: str) -> MadeKey:
-    return MadeKey(**_key_members(row, project, now_ms), secret=secret)
+def made_key(row: Row, project: str, now_ms: int, secret: str, warnings: Iterable[str] = ()) -> MadeKey:
+    return MadeKey(**_key_members(row, project, now_ms), secret=secret, warnings=list(warnings))
 
 
 def _key_members(row: Row, project: str, now_ms: int) -> dict[str, Any]:

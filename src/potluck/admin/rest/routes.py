@@ -5,7 +5,7 @@ from litestar import Router, delete, get, patch, post
 from litestar.params import FromPath, JSONBody
 
 from potluck.admin.operations import routes
-from potluck.admin.operations.views import RouteView, route_entry, route_view
+from potluck.admin.operations.views import MadeRoute, RouteView, route_entry, route_view
 from potluck.admin.operations.work import Work
 from potluck.admin.rest.auth import AdminRequest, FromGateway, idempotency_of
 from potluck.admin.rest.bodies import ChangeRoute, MakeRoute, merged
@@ -23,7 +23,7 @@ async def list_routes(
 
 
 @post("/routes", responses=described(409, 422))
-async def make_route(request: AdminRequest, control: FromGateway, data: JSONBody[MakeRoute]) -> RouteView:
+async def make_route(request: AdminRequest, control: FromGateway, data: JSONBody[MakeRoute]) -> MadeRoute:
     """Make a routing rule; the last one unless `position` says otherwise."""
     return await control.do(
         request.user,
@@ -41,11 +41,11 @@ async def show_route(request: AdminRequest, control: FromGateway, ref: FromPath[
 @patch("/routes/{ref:str}", responses=described(409))
 async def change_route(
     request: AdminRequest, control: FromGateway, ref: FromPath[str], data: JSONBody[ChangeRoute]
-) -> RouteView:
+) -> MadeRoute:
     """Change what is sent, member by member, inside objects too; null gives a member its default."""
     position = None if data.position is msgspec.UNSET else data.position
 
-    def change(work: Work) -> RouteView:
+    def change(work: Work) -> MadeRoute:
         row = routes.find_route(work, ref)
         return routes.update_route(work, row["id"], merged(route_entry(row), data), position=position)
 

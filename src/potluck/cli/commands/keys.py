@@ -112,6 +112,7 @@ def _print_secret(session: Session, made: dict[str, Any], title: str) -> None:
     if session.json:
         session.output.data(made)
         return
+    session.output.warn(made.get("warnings", []))
     model = made["models"][0] if made["models"] else _some_model(session)
     session.output.line(title)
     session.output.line()

@@ -129,6 +129,7 @@ def set_(name: str, **given: Any) -> None:
         session.output.data(made)
     else:
         session.output.line(f"route {made['name']} {what}: {_sentence(made)}")
+        session.output.warn(made.get("warnings", []))
 
 
 @route.command("list")
