@@ -78,4 +78,4 @@ def test_a_bad_file_keeps_the_gateway_from_starting(tmp_path: Path) -> None:
     file.write_text('[[models]]\nname = "m"\ntargets = [{ target = "nobody/x" }]\n')
     done = subprocess.run(command(home, file), capture_output=True, text=True, timeout=30, check=False)
     assert done.returncode == 1
-    assert re.match(r"potluck: potluck\.toml: model m.*there is no provider 'nobody'", done.stderr), done.stderr
+    assert re.match(r"potluck: potluck\.toml:3: models\[0\].*there is no provider 'nobody'", done.stderr), done.stderr

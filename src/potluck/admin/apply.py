@@ -26,6 +26,7 @@ from potluck.config.document import (
     ProjectEntry,
     ProviderEntry,
 )
+from potluck.config.errors import Problem
 from potluck.config.reading import Draft, Place
 from potluck.config.routing import RouteEntry
 from potluck.identity.vault import VaultError
@@ -55,9 +56,11 @@ class Applied(msgspec.Struct, frozen=True):
 
     changes: list[ChangeLine]
     secrets: list[KeySecret] = []
+    warnings: list[dict[str, str | int]] = []
+    """what is perhaps not meant: `message`, `where`, `line`"""
 
     def without_secret(self) -> "Applied":
-        return Applied(self.changes, [KeySecret(each.name, None) for each in self.secrets])
+        return msgspec.structs.replace(self, secrets=[KeySecret(each.name, None) for each in self.secrets])
 
 
 def file_actor(actor: Actor) -> Actor:
@@ -82,8 +85,13 @@ def diff(work: Work, document: Document) -> Applied:
     return Applied(done.changes)
 
 
-def check(work: Work, draft: Draft) -> list[tuple[Place, str]]:
-    """All that would keep a text from being applied to this store, beyond what is wrong with the text itself.
+def warnings(work: Work, draft: Draft) -> list[Problem]:
+    """What a text names and what may come later."""
+    return draft.located(References(work, draft).warnings())
+
+
+def check(work: Work, draft: Draft) -> list[Problem]:
+    """All that keeps a text from being applied to this store, each with its line; empty when it can be.
 
     References are looked up in the text and in the store; the rest is found by doing it, inside a savepoint. The
     work's actor must be a `file_actor`. Changes nothing.
@@ -96,7 +104,7 @@ def check(work: Work, draft: Draft) -> list[tuple[Place, str]]:
     finally:
         savepoint.rollback()
         work.change, work.audited = type(work.change)(), 0
-    return faults
+    return draft.problems(*faults)
 
 
 class _Apply:

@@ -7,6 +7,7 @@ class OperationError(Exception):
     """Nothing was changed. `detail` is complete for a person and holds no secret.
 
     `status`: the HTTP status that fits. `code`: a stable word for programs. `where`: the member at fault, as a path.
+    `more`: further members of the answer.
     """
 
     def __init__(self, status: int, code: str, detail: str, *, where: str = "", more: dict[str, Any] | None = None):

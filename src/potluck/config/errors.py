@@ -15,6 +15,10 @@ class Problem(msgspec.Struct, frozen=True):
     source: str = ""
     """the file's name, or the option or variable that was read"""
 
+    def as_member(self) -> dict[str, str | int]:
+        """As it stands in an answer, where the source is known."""
+        return {"message": self.message, "where": self.where, "line": self.line}
+
     def __str__(self) -> str:
         place = f"{self.source}:{self.line}" if self.source and self.line else self.source
         return ": ".join(part for part in (place, self.where, self.message) if part)

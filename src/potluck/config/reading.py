@@ -6,7 +6,7 @@
 import re
 import tomllib
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -48,7 +48,10 @@ class Draft:
 
     def problems(self, *more: tuple[Place, str]) -> list[Problem]:
         """The faults and `more` of them, each with its line, in the order of the text."""
-        faults = [*self.faults, *more]
+        return self.located([*self.faults, *more])
+
+    def located(self, faults: Sequence[tuple[Place, str]]) -> list[Problem]:
+        """Each with its line, in the order of the text."""
         lines = positions(self.text) if faults else {}
         found = [
             Problem(message, where=_path_text(at), line=line_of(lines, at), source=self.source)

@@ -125,8 +125,8 @@ class Gateway:
             )
             self.store, self.vault = store, first.vault
             if settings.config is not None:
-                lines = apply_file(store, first.vault, settings.config, os.environ)
-                first = msgspec.structs.replace(first, lines=(*first.lines, *lines))
+                applied = apply_file(store, first.vault, settings.config, os.environ)
+                first = msgspec.structs.replace(first, lines=(*first.lines, *applied.lines))
             await self._serve(store, first)
         finally:
             store.close()

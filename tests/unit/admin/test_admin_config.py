@@ -8,7 +8,7 @@ import pytest
 
 from potluck.config.errors import ConfigError
 from potluck.config.reading import parse
-from potluck.runtime.configuration import apply_file
+from potluck.runtime.configuration import AppliedFile, apply_file
 
 FILE = """
 [[providers]]
@@ -130,9 +130,67 @@ async def test_every_mistake_is_reported_at_once(api: Any) -> None:
     checked = (await post(api, "check", text)).json()
     assert checked["ok"] is False
     assert checked["problems"] == answer.json()["problems"]
-    assert (await post(api, "check", FILE)).json() == {"ok": True, "problems": []}
+    assert (await post(api, "check", FILE)).json() == {"ok": True, "problems": [], "warnings": []}
     missing = await post(api, "apply", FILE, {})
     assert "LAB_KEY" in missing.json()["detail"]
+
+
+async def test_apply_says_all_that_is_wrong(gateway: Any, api: Any) -> None:
+    """What it refuses comes out at once, each with file and line, as `check` and the start with a file say it."""
+    text = """[[providers]]
+name = "lab"
+base_url = "http://127.0.0.1:9/v1"
+
+[[models]]
+name = "m"
+targets = [{ target = "gone/a" }]
+
+[[keys]]
+name = "k"
+project = "nobody"
+models = ["m", "mm"]
+
+[[routes]]
+name = "r"
+match = { models = ["later"], projects = ["nobody"], keys = ["none"] }
+constraints = { only = ["lob"] }
+fallback = ["mn"]
+"""
+    places = [
+        (7, "models[0].targets[0].target"),
+        (11, "keys[0].project"),
+        (16, "routes[0].match.projects[0]"),
+        (16, "routes[0].match.keys[0]"),
+        (17, "routes[0].constraints.only[0]"),
+        (18, "routes[0].fallback[0]"),
+    ]
+    for verb in ("diff", "apply"):
+        answer = await post(api, verb, text)
+        assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
+        assert [(each["line"], each["where"]) for each in answer.json()["problems"]] == places
+        told = answer.json()["detail"].splitlines()
+        assert [each.split(": ")[:2] for each in told] == [[f"potluck.toml:{line}", where] for line, where in places]
+    checked = (await post(api, "check", text)).json()
+    assert checked["problems"] == answer.json()["problems"]
+    assert [(each["line"], each["where"]) for each in checked["warnings"]] == [
+        (12, "keys[0].models[1]"),
+        (16, "routes[0].match.models[0]"),
+    ]
+    both = await post(api, "apply", text.replace('name = "lab"', 'name = "any"'))
+    assert [each["line"] for each in both.json()["problems"]] == [2, 7, 11, 16, 16, 17, 18]
+    assert (await api.get("/api/v1/providers/lab")).status_code == 404
+
+
+async def test_apply_warns_of_what_may_come_later(api: Any) -> None:
+    """A rule for a model that there is not, and a pattern in a key's list, are applied, with a warning each."""
+    text = '[[routes]]\nname = "r"\nmatch = { models = ["later"] }\n\n[[keys]]\nname = "k"\nmodels = ["gpt-*"]\n'
+    for verb in ("diff", "apply"):
+        warned = (await post(api, verb, text)).json()["warnings"]
+        assert [(each["line"], each["where"]) for each in warned] == [
+            (3, "routes[0].match.models[0]"),
+            (7, "keys[0].models[0]"),
+        ]
+        assert "letter by letter" in warned[1]["message"]
 
 
 async def test_an_export_applied_changes_no_object(api: Any) -> None:
@@ -165,13 +223,21 @@ def test_a_file_at_start_is_applied_before_anything_listens(gateway: Any, tmp_pa
     """The lines say what changed and show a new secret once; the next start changes nothing, nor does a faulty file."""
     file = tmp_path / "potluck.toml"
     file.write_text(FILE)
-    lines = apply_file(gateway.store, gateway.first.vault, file, VARIABLES)
-    assert lines[: len(EVERYTHING)] == [f"potluck.toml: add {each}" for each in EVERYTHING]
+    applied = apply_file(gateway.store, gateway.first.vault, file, VARIABLES)
+    assert applied.lines[: len(EVERYTHING)] == [f"potluck.toml: add {each}" for each in EVERYTHING]
+    assert applied.providers == ["lab"]
     gateway.snapshots.load()
-    assert gateway.finds(lines[-1])
-    assert apply_file(gateway.store, gateway.first.vault, file, VARIABLES) == []
+    assert gateway.finds(applied.lines[-1])
+    assert apply_file(gateway.store, gateway.first.vault, file, VARIABLES) == AppliedFile([], [])
+    changed = FILE.replace("weight = 2", "weight = 3").replace('["small"]', '["small", "smal"]')
+    file.write_text(changed)
+    applied = apply_file(gateway.store, gateway.first.vault, file, VARIABLES)
+    assert applied.providers == ["lab"]
+    assert applied.lines[0] == (
+        "potluck.toml:19: keys[0].models[1]: warning: no model is called 'smal' now; did you mean 'small'?"
+    )
     file.write_text(FILE.replace('project = "web"', 'project = "nobody"'))
-    with pytest.raises(ConfigError, match=r"key web-backend: .*nobody"):
+    with pytest.raises(ConfigError, match=r"^potluck.toml:18: keys\[0\].project: .*nobody"):
         apply_file(gateway.store, gateway.first.vault, file, VARIABLES)
     file.write_text("[[providers]]")
     with pytest.raises(ConfigError):

@@ -1,51 +1,12 @@
 """`potluck route`, and the routing options of models and providers, against the admin API on a real socket."""
 
 import json
-import threading
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-import uvicorn
-
-from potluck import store as stores
-from potluck.admin.app import Deps, create_app
-from potluck.admin.first_start import first_start
-from potluck.snapshot import SnapshotStore
 
 Potluck = Callable[..., Any]
-
-
-@pytest.fixture
-def ok(potluck: Potluck, tmp_path: Path) -> Iterator[Potluck]:
-    """Runs a command line that must succeed against a new gateway's control plane; gives its output."""
-    home = tmp_path / "gateway"
-    store = stores.open(home)
-    first = first_start(store, {}, local_model=True)
-    snapshots = SnapshotStore(store, first.vault)
-    snapshots.load()
-    deps = Deps(store=store, vault=first.vault, snapshots=snapshots, version="0")
-    config = uvicorn.Config(create_app(deps), port=0, log_config=None, lifespan="off", access_log=False, ws="none")
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    waiting = threading.Event()
-    while not server.started and thread.is_alive():
-        waiting.wait(0.01)
-    url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-
-    def call(*arguments: str, fails: int = 0) -> str:
-        ran = potluck(*arguments, POTLUCK_URL=url, POTLUCK_HOME=str(home))
-        assert ran.status == fails, ran
-        return ran.err if fails else ran.out
-
-    call("provider", "add", "lab", "--base-url", "http://127.0.0.1:9/v1", "--own")
-    call("model", "create", "small", "--target", "lab/a", "--target", "lab/b", "--alias", "s")
-    yield call
-    server.should_exit = True
-    thread.join(10)
-    store.close()
 
 
 def shown(ok: Potluck, *line: str) -> Any:

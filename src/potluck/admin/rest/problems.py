@@ -83,7 +83,7 @@ def request_id_of(request: Anything) -> str:
 
 
 def on_operation_error(request: Anything, error: OperationError) -> Response[Problem]:
-    return answer(request, error.status, error.code, error.detail, where=error.where)
+    return answer(request, error.status, error.code, error.detail, where=error.where, **error.more)
 
 
 def on_replayed(_: Anything, replayed: Replayed) -> Response[bytes]:
@@ -96,7 +96,7 @@ def on_replayed(_: Anything, replayed: Replayed) -> Response[bytes]:
 
 
 def on_config_error(request: Anything, error: ConfigError) -> Response[Problem]:
-    problems = [{"message": each.message, "where": each.where, "line": each.line} for each in error.problems]
+    problems = [each.as_member() for each in error.problems]
     return answer(request, 400, "invalid_configuration", str(error), problems=problems)
 
 
