@@ -8,7 +8,7 @@ from dataplane import Gateway
 from potluck.conformance.answers import chunk, event, role_chunk, usage_chunk
 from potluck.conformance.call import Call
 from potluck.conformance.provider import FakeProvider
-from potluck.model.resources import Hedge, RouteTimeouts, Timeouts
+from potluck.model.resources import Hedge, RouteConstraints, RouteMatch, RouteTimeouts, Timeouts
 
 
 async def silent(call: Call) -> None:
@@ -133,3 +133,38 @@ async def test_the_firsts_refusal_ends_both(gateway: Gateway, fake: FakeProvider
     record = await gateway.record("m")
     assert (record.outcome, record.target) == ("caller_error", "fake/late")
     await gateway.at_rest()
+
+
+async def test_what_left_the_configuration_gets_no_later_call(gateway: Gateway, fake: FakeProvider):
+    """A provider is removed while a request runs: failover does not go there any more, nor to what it was called by."""
+    gone = asyncio.Event()
+
+    async def breaks_then(call: Call) -> None:
+        await gone.wait()
+        call.reset()
+
+    fake.script["breaks"] = breaks_then
+    first = gateway.target(fake.base_url, "breaks", provider="one")
+    gateway.serve("m", first, gateway.target(fake.base_url, "ok", provider="removed"))
+    async with gateway.caller() as caller:
+        await caller.send(gateway.request("m"))
+        await gateway.until(lambda: fake.requests)
+        gateway.serve("m", first)
+        gone.set()
+        response = await caller.read()
+    assert response.status == 502
+    assert [request.json["model"] for request in fake.requests] == ["breaks"]
+    await gateway.at_rest()
+
+
+async def test_a_fallback_keeps_its_own_walls(gateway: Gateway, fake: FakeProvider):
+    """What the rule of a model demands holds when another model's rule falls back to it."""
+    gateway.add("strict", fake.base_url, upstream_model="ok")
+    gateway.serve("loose", gateway.target(fake.base_url, "status-500", provider="other"))
+    gateway.rule("vault", match=RouteMatch(models=("strict",)), constraints=RouteConstraints(data_class="private"))
+    gateway.rule("leads", match=RouteMatch(models=("loose",)), fallback=("strict",))
+    async with gateway.caller() as caller:
+        await caller.send(gateway.request("loose"))
+        response = await caller.read()
+    assert response.status == 502
+    assert "ok" not in [request.json["model"] for request in fake.requests]

@@ -115,6 +115,7 @@ class Candidates:
     __slots__ = (
         "affinity",
         "by_place",
+        "generation",
         "groups",
         "hedge_budget",
         "left_out",
@@ -161,6 +162,13 @@ class Candidates:
         self.stale_at = self.retold_at = 0.0
         """when expected costs, and the plan, are worked out again"""
         self.version = -1
+        self.generation = 0
+        """of the configuration that they were worked out from, as the router counts"""
+
+    def has(self, option: LaneOption) -> bool:
+        """The target by that credential is among them, as it was or worked out anew."""
+        place = self.by_place.get(option.place)
+        return place is not None and any(each.lane is option.lane for each in place.lanes)
 
     @property
     def places(self) -> list[PlaceOption]:
@@ -199,7 +207,8 @@ class Compiler:
             if listed or names.allowed(key, model.name, model.alias_of):
                 self._hold(route, rule)
                 places += self._places(model, made)
-        self._hold(route, *usual)
+        self._rules = (route, *usual)
+        self._hold(*self._rules)
         self._group(made, places, controls.prefer or named.prefer)
         return self._finish(made)
 
@@ -326,7 +335,11 @@ class Compiler:
         if not names.allowed(self.key, name, model.alias_of):
             made.left_out.append((None, name, "the route falls back to it, but this key may not use it"))
             return [], why
-        return self._places(model, made), why
+        # what the model's own rule demands holds for it here as well
+        self._hold(*self._rules, self._usual(names.Named(name, (model,)), model))
+        places = self._places(model, made)
+        self._hold(*self._rules)
+        return places, why
 
     def _finish(self, made: Candidates) -> Candidates:
         places = made.places

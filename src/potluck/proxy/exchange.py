@@ -272,7 +272,7 @@ class Exchange:
         hedge = self.candidates.route.hedge
         if hedge is None or self._timer is not None or self._rival is not None:
             return
-        delay_ms = hedging.delay_ms(hedge, attempt.option.standing.latency)
+        delay_ms = hedging.delay_ms(hedge, attempt.option.standing.latency, self.envelope.stream)
         if delay_ms is not None:
             self._timer = self.plane.loop.call_later(delay_ms / 1000, self._hedge)
 
@@ -281,8 +281,11 @@ class Exchange:
         self._timer = None
         if self._state != CALLING or self._content_sent or self._rival is not None or self.connection is None:
             return
+        candidates = self._candidates_now()
+        if candidates is None:
+            return
         option = self.plane.router.rival(
-            self.candidates, self._run_so_far(), self.envelope, len(self.body), self.key, clock()
+            candidates, self._run_so_far(), self.envelope, len(self.body), self.key, clock()
         )
         if option is not None:
             self._begin(option, "hedge")
@@ -413,7 +416,7 @@ class Exchange:
         lane.breaker.good += 1
         candidates.mix.observe(usage)
         if lane.troubled:
-            self.plane.registry.succeeded(lane, clock(), attempt.start_us / 1e6)
+            self.plane.registry.succeeded(lane, clock(), attempt.start_us / 1e6, probe=option.probe)
         # where no choice is made by speed, one in some is measured, for those who look
         if candidates.measures or not self.at_ms % SAMPLED_MS:
             self._measure(attempt, usage)
@@ -480,7 +483,9 @@ class Exchange:
             return
         following = None
         if failure.error_class != "caller_fault":
-            following = self.plane.router.next(self.candidates, run, self.envelope, len(self.body), self.key, now)
+            candidates = self._candidates_now()
+            if candidates is not None:
+                following = self.plane.router.next(candidates, run, self.envelope, len(self.body), self.key, now)
         if following is None:
             self._all_failed(now)
         elif following.delay_s:
@@ -495,11 +500,15 @@ class Exchange:
         self._timer = None
         if self._state != WAITING:
             return
-        now = clock()
-        if option.lane.state(now) <= OPEN:
+        now, candidates = clock(), self._candidates_now()
+        if option.lane.state(now) <= OPEN and candidates is not None and candidates.has(option):
             self._begin(option, kind)
         else:
-            self._all_failed(now)  # parked or dead meanwhile, by another request
+            self._all_failed(now)  # parked, dead or gone meanwhile
+
+    def _candidates_now(self) -> Candidates | None:
+        """Who may serve the request's later calls: what has left the configuration since it began is out."""
+        return self.plane.router.renewed(self.candidates, self.key, self.envelope)
 
     def _all_failed(self, now: float) -> None:
         waits = self.plane.router.parked_waits(self.candidates, now)
@@ -510,7 +519,10 @@ class Exchange:
         envelope, tap = self.envelope, self._spoke.tap if self._spoke is not None else None
         if tap is None or tap.stuck:
             return False
-        option = self.plane.router.resumer(self.candidates, run, envelope, len(self.body), self.key, now)
+        candidates = self._candidates_now()
+        if candidates is None:
+            return False
+        option = self.plane.router.resumer(candidates, run, envelope, len(self.body), self.key, now)
         if option is None:
             return False
         target = option.target

@@ -80,6 +80,8 @@ class Router:
         self.on_plan = on_plan
         self._kinds: dict[tuple[object, ...], Candidates] = {}
         self._made_from: Snapshot | None = None
+        self._generation = 0
+        """rises with each configuration"""
         self._by_key = False
         """some route looks at the calling key"""
         self._wish = Wish()
@@ -101,13 +103,24 @@ class Router:
         found = self._kinds.get(kind)
         if found is None:
             found = Compiler(self.registry, snapshot, key, envelope).compile()
+            found.generation = self._generation
             if len(self._kinds) >= MAX_KINDS:
                 self._kinds.clear()
             self._kinds[kind] = found
         return found
 
+    def renewed(self, candidates: Candidates, key: CompiledKey, envelope: Envelope) -> Candidates | None:
+        """The same kind's candidates by the configuration of now, for a request's later calls; None: there are none."""
+        if self.snapshots.current is self._made_from and candidates.generation == self._generation:
+            return candidates
+        try:
+            return self.candidates(key, envelope)
+        except RequestError:
+            return None
+
     def _forget_kinds(self, snapshot: Snapshot) -> None:
         self._made_from = snapshot
+        self._generation += 1
         self._kinds = {}
         self._by_key = any(route.match.keys != ("*",) for route in snapshot.routes)
         self.registry.forget(snapshot)
@@ -160,7 +173,7 @@ class Router:
         assert run.last is not None
         place = run.last[0].place
         if run.last[1].error_class in ("key_dead", "key_limited") and not run.rotated:
-            other = self._other_lane(candidates.by_place[place], run, now)
+            other = self._other_lane(candidates, place, run, now)
             if other is not None:
                 run.rotated = True
                 return Next(other, "key")
@@ -170,11 +183,11 @@ class Router:
             if chosen is not None:
                 return Next(chosen, "next")
         for place in run.places:
-            other = self._other_lane(candidates.by_place[place], run, now)
+            other = self._other_lane(candidates, place, run, now)
             if other is not None:
                 return Next(other, "key")
         for place, option in run.places.items():
-            if option.lane.state(now) <= OPEN:
+            if option.lane.state(now) <= OPEN and candidates.has(option):
                 delay_s = spent.again_after_s(place, now, self.registry.random)
                 if delay_s is not None:
                     return Next(option, "same", delay_s)
@@ -288,11 +301,14 @@ class Router:
         """Those lanes of a place that stand no worse than `limit`."""
         return [each for each in place.lanes if not each.lane.troubled or each.lane.state(now) <= limit]
 
-    def _other_lane(self, place: PlaceOption, run: Run, now: float) -> LaneOption | None:
+    def _other_lane(self, candidates: Candidates, place: str, run: Run, now: float) -> LaneOption | None:
+        known = candidates.by_place.get(place)  # it may have left the configuration meanwhile
+        if known is None:
+            return None
         rest = [
             each
-            for each in self._lanes(place, now, PROBE)
-            if each not in run.lanes and run.spent.may_try(place.place, each.target.credential_id, now)
+            for each in self._lanes(known, now, PROBE)
+            if each not in run.lanes and run.spent.may_try(place, each.target.credential_id, now)
         ]
         return self._begun(self._by_weight(rest), now) if rest else None
 
@@ -321,7 +337,7 @@ class Router:
     def _prefix(self, candidates: Candidates, envelope: Envelope, key: CompiledKey) -> int | None:
         if candidates.affinity is None:
             return None
-        return prefix_of(key.project_id, _prompt(envelope))
+        return prefix_of(key.project_id, candidates.model, _prompt(envelope))
 
     def _sticky(
         self,
@@ -362,7 +378,7 @@ class Router:
         """A request with affinity was answered there: the next one with its beginning goes there too."""
         affinity = candidates.affinity
         if affinity is not None:
-            prefix = prefix_of(key.project_id, _prompt(envelope))
+            prefix = prefix_of(key.project_id, candidates.model, _prompt(envelope))
             self.registry.prefixes.used(prefix, option.place, now, affinity.window_s)
 
     # --- what is told
