@@ -318,6 +318,17 @@ async def test_the_own_p95_is_learned_first(race: Race):
     assert over_s - began_s < SOON_S
 
 
+async def test_first_tokens_say_nothing_of_plain_answers(race: Race):
+    """`after = p95`: streams that began at once do not make an ordinary plain answer late."""
+    race.serve("ok", "ok", hedge=Hedge(after_ms=0, max_extra=1.0))
+    for _ in range(30):
+        await race.ask(stream=True)
+    race.fake.script["t0"] = failing_after(race, "t0", 0.1, "ok")
+    response, _, _ = await race.ask(stream=False)
+    check_good(response, "t0", stream=False)
+    assert race.called_s["t1"] == []
+
+
 async def test_a_target_in_trouble_is_no_rival(race: Race):
     """An extra call goes only where nothing is wrong: with the other breaker open there is none."""
     race.serve("late-ok", "ok")

@@ -33,9 +33,9 @@ class HedgeBudget:
         return True
 
 
-def delay_ms(hedge: Hedge, latency: Latency) -> float | None:
-    """How long to wait for the first token before a second target is asked.
+def delay_ms(hedge: Hedge, latency: Latency, stream: bool) -> float | None:
+    """How long to wait for the first token, or for a plain answer, before a second target is asked.
 
     Milliseconds; None: never, since the target's own p95 is wanted and not known yet.
     """
-    return float(hedge.after_ms) if hedge.after_ms else latency.p95_ms()
+    return float(hedge.after_ms) if hedge.after_ms else latency.p95_ms(stream)

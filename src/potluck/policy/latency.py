@@ -1,4 +1,4 @@
-"""How fast a place answers, learned from live traffic: averages per prompt size, recent peaks, and a p95.
+"""How fast a place answers, learned from live traffic: averages per prompt size, recent peaks, and p95s.
 
 Each average counts the newest of n samples with a weight of `max(ALPHA, 2 / (n + 1), age / STALE_S)`, where `age` is
 the time since the sample before: at first a mean in which later samples count for more, so that one bad early sample is
@@ -21,7 +21,7 @@ PEAK_DECAY_S = 10.0
 """a peak's distance from the average falls to a third in this time, read or measured"""
 MIN_P95_SAMPLES = 20
 BUCKET_BOUNDS_MS = tuple(2.0 ** (step / 4) for step in range(1, 70))
-"""of the histogram of first-token times: four to the octave, up to two and a half minutes"""
+"""of the histograms: four to the octave, up to two and a half minutes"""
 HALVE_AT = 64
 """once a bucket holds this many samples all counts are halved, so that the last few hundred are what counts"""
 
@@ -73,10 +73,43 @@ class Average:
         return self.ms + (self.peak_ms - self.ms) * exp(-age_s / PEAK_DECAY_S)
 
 
+class Histogram:
+    """The last few hundred times of one kind, in milliseconds."""
+
+    __slots__ = ("_counts",)
+
+    def __init__(self) -> None:
+        self._counts = [0.0] * (len(BUCKET_BOUNDS_MS) + 1)
+
+    def add(self, ms: float) -> None:
+        bucket = bisect_right(BUCKET_BOUNDS_MS, ms)
+        count = self._counts[bucket] + 1
+        self._counts[bucket] = count
+        if count >= HALVE_AT:
+            self._counts = [count / 2 for count in self._counts]
+
+    def p95_ms(self) -> float | None:
+        """What 95 % of them are less than; None below `MIN_P95_SAMPLES`.
+
+        Within a bucket the samples are taken to be spread evenly: it is at most a bucket, 19 %, off.
+        """
+        counted = sum(self._counts)
+        if counted < MIN_P95_SAMPLES:
+            return None
+        slower = counted * 0.05
+        bucket = len(BUCKET_BOUNDS_MS)
+        for count in reversed(self._counts):
+            if count >= slower:
+                break
+            slower -= count
+            bucket -= 1
+        return exp2((bucket + 1 - slower / count) / 4)
+
+
 class Latency:
     """What is known of one place's speed. One event loop's; every time in milliseconds, `now` in monotonic seconds."""
 
-    __slots__ = ("_counts", "first_token", "ms_per_token", "whole")
+    __slots__ = ("_first_tokens", "_wholes", "first_token", "ms_per_token", "whole")
 
     def __init__(self) -> None:
         self.first_token = tuple(Average() for _ in range(SIZE_CLASSES))
@@ -85,7 +118,8 @@ class Latency:
         """until the last byte of plain answers, by size class"""
         self.ms_per_token = 0.0
         """between the tokens of streams, of every size; 0: not known"""
-        self._counts = [0.0] * (len(BUCKET_BOUNDS_MS) + 1)
+        self._first_tokens = Histogram()
+        self._wholes = Histogram()
 
     def observe_stream(self, size_class: int, first_ms: float, ms_per_token: float, now: float) -> None:
         """A stream that gave content. `ms_per_token` 0: it was too short to tell."""
@@ -98,15 +132,12 @@ class Latency:
                 if weight > 0.5:  # all size classes share it: the first sample of one does not outweigh the others
                     weight = 0.5
                 self.ms_per_token = known + weight * (ms_per_token - known)
-        bucket = bisect_right(BUCKET_BOUNDS_MS, first_ms)
-        count = self._counts[bucket] + 1
-        self._counts[bucket] = count
-        if count >= HALVE_AT:
-            self._counts = [count / 2 for count in self._counts]
+        self._first_tokens.add(first_ms)
 
     def observe_plain(self, size_class: int, whole_ms: float, now: float) -> None:
         """A plain answer that came whole."""
         self.whole[size_class].add(whole_ms, now)
+        self._wholes.add(whole_ms)
 
     def expected_ms(self, stream: bool, size_class: int, output_tokens: float) -> float | None:
         """Until the last token of an answer of `output_tokens`, in a stream or plain; None: nothing is known.
@@ -137,19 +168,8 @@ class Latency:
         average = (self.first_token if stream else self.whole)[size_class]
         return average.faded_peak_ms(now) if average.samples else None
 
-    def p95_ms(self) -> float | None:
-        """What 95 % of the first tokens are faster than, over all sizes; None below `MIN_P95_SAMPLES`.
-
-        Within a bucket the samples are taken to be spread evenly: it is at most a bucket, 19 %, off.
+    def p95_ms(self, stream: bool) -> float | None:
+        """What 95 % of the first tokens, or of the whole plain answers, are faster than, over all sizes; None: not
+        known yet. One says nothing of the other: a plain answer takes as long as all its tokens.
         """
-        counted = sum(self._counts)
-        if counted < MIN_P95_SAMPLES:
-            return None
-        slower = counted * 0.05
-        bucket = len(BUCKET_BOUNDS_MS)
-        for count in reversed(self._counts):
-            if count >= slower:
-                break
-            slower -= count
-            bucket -= 1
-        return exp2((bucket + 1 - slower / count) / 4)
+        return (self._first_tokens if stream else self._wholes).p95_ms()

@@ -393,7 +393,7 @@ class Registry:
             breaker=lane.breaker.view(now),
             in_flight=standing.in_flight,
             first_token_ms=latency.expected_ms(True, 0, 0),
-            p95_first_token_ms=latency.p95_ms(),
+            p95_first_token_ms=latency.p95_ms(stream=True),
             ms_per_token=latency.ms_per_token or None,
             samples=sum([each.samples for each in (*latency.first_token, *latency.whole)]),
         )

@@ -40,15 +40,27 @@ def test_a_refused_hedge_takes_nothing() -> None:
 
 def test_a_fixed_delay_needs_no_samples() -> None:
     """`after_ms` is what it says, whatever was measured."""
-    assert delay_ms(Hedge(after_ms=300), Latency()) == 300.0
+    assert delay_ms(Hedge(after_ms=300), Latency(), stream=True) == 300.0
+    assert delay_ms(Hedge(after_ms=300), Latency(), stream=False) == 300.0
 
 
 def test_p95_waits_for_samples() -> None:
     """`after = "p95"` asks nobody else until the target's own p95 is known, then after it."""
     latency = Latency()
-    assert delay_ms(Hedge(), latency) is None
+    assert delay_ms(Hedge(), latency, stream=True) is None
     draw = random.Random(1)
     for n in range(MIN_P95_SAMPLES):
         latency.observe_stream(0, draw.uniform(100, 200), 10.0, float(n))
-    assert delay_ms(Hedge(), latency) == latency.p95_ms()
-    assert delay_ms(Hedge(), latency) == pytest.approx(195, rel=0.19)
+    assert delay_ms(Hedge(), latency, stream=True) == latency.p95_ms(stream=True)
+    assert delay_ms(Hedge(), latency, stream=True) == pytest.approx(195, rel=0.19)
+
+
+def test_a_plain_request_waits_for_a_whole_answer() -> None:
+    """It is late when it is later than other whole answers, not when a stream would have begun."""
+    latency = Latency()
+    for n in range(MIN_P95_SAMPLES):
+        latency.observe_stream(0, 100.0, 10.0, float(n))
+    assert delay_ms(Hedge(), latency, stream=False) is None
+    for n in range(MIN_P95_SAMPLES):
+        latency.observe_plain(0, 3_000.0, float(n))
+    assert delay_ms(Hedge(), latency, stream=False) == pytest.approx(3_000, rel=0.19)

@@ -31,7 +31,7 @@ def test_nothing_measured_is_unknown() -> None:
     for stream in (True, False):
         assert latency.expected_ms(stream, 0, 100) is None
         assert latency.peak_ms(stream, 0, 1.0) is None
-    assert latency.p95_ms() is None
+        assert latency.p95_ms(stream) is None
 
 
 def test_an_average_settles_on_a_steady_value() -> None:
@@ -154,9 +154,21 @@ def test_p95_needs_samples() -> None:
     """Below `MIN_P95_SAMPLES` first tokens there is no p95; with them there is, and it is near the samples."""
     latency = Latency()
     for n in range(MIN_P95_SAMPLES):
-        assert latency.p95_ms() is None
+        assert latency.p95_ms(stream=True) is None
         latency.observe_stream(0, 100.0, 10.0, float(n))
-    assert latency.p95_ms() == pytest.approx(100, rel=0.19)
+    assert latency.p95_ms(stream=True) == pytest.approx(100, rel=0.19)
+
+
+def test_streams_and_plain_answers_have_a_p95_each() -> None:
+    """How soon first tokens come says nothing of when whole answers do, and the other way round."""
+    latency = Latency()
+    for n in range(MIN_P95_SAMPLES):
+        latency.observe_stream(0, 100.0, 10.0, float(n))
+    assert latency.p95_ms(stream=False) is None
+    for n in range(MIN_P95_SAMPLES):
+        latency.observe_plain(0, 5_000.0, float(n))
+    assert latency.p95_ms(stream=True) == pytest.approx(100, rel=0.19)
+    assert latency.p95_ms(stream=False) == pytest.approx(5_000, rel=0.19)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -167,7 +179,7 @@ def test_p95_is_near_the_exact_one(seed: int) -> None:
     latency = Latency()
     for n, sample in enumerate(samples):
         latency.observe_stream(0, sample, 10.0, n * 0.1)
-    assert latency.p95_ms() == pytest.approx(quantiles(samples, n=20)[-1], rel=0.19)
+    assert latency.p95_ms(stream=True) == pytest.approx(quantiles(samples, n=20)[-1], rel=0.19)
 
 
 def test_p95_forgets() -> None:
@@ -176,10 +188,10 @@ def test_p95_forgets() -> None:
     latency = Latency()
     for n in range(1_000):
         latency.observe_stream(0, draw.lognormvariate(7, 0.3), 10.0, n * 0.1)
-    slow = latency.p95_ms()
+    slow = latency.p95_ms(stream=True)
     for n in range(1_000):
         latency.observe_stream(0, draw.lognormvariate(7, 0.3) / 4, 10.0, 100 + n * 0.1)
-    fast = latency.p95_ms()
+    fast = latency.p95_ms(stream=True)
     assert slow is not None
     assert fast is not None
     assert fast < slow / 3
@@ -191,4 +203,4 @@ def test_p95_takes_any_time(first_ms: float) -> None:
     latency = Latency()
     for n in range(50):
         latency.observe_stream(0, first_ms, 0, float(n))
-    assert latency.p95_ms() is not None
+    assert latency.p95_ms(stream=True) is not None
