@@ -38,7 +38,7 @@ from potluck.ports import Upstream
 from potluck.proxy.limits import PlaneLimits
 from potluck.proxy.plane import Plane
 from potluck.runtime import announce, memory
-from potluck.runtime.configuration import apply_file
+from potluck.runtime.configuration import apply_file, ask_for_models, unlisted
 from potluck.runtime.live_readings import LiveReadings
 from potluck.runtime.probes import Probes
 from potluck.runtime.ticker import Ticker
@@ -108,6 +108,8 @@ class Gateway:
         self._stop = asyncio.Event()
         self._stopping_at = 0.0
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._unasked: list[str] = []
+        """providers that came with this start, and those that never told their models"""
 
     async def serve(self) -> None:
         """Everything from the first file to the last. Raises StartError and the errors of the parts it opens."""
@@ -127,6 +129,9 @@ class Gateway:
             if settings.config is not None:
                 applied = apply_file(store, first.vault, settings.config, os.environ)
                 first = msgspec.structs.replace(first, lines=(*first.lines, *applied.lines))
+                self._unasked = applied.providers
+            if settings.config is not None or first.is_new:
+                self._unasked = list(dict.fromkeys([*self._unasked, *unlisted(store)]))
             await self._serve(store, first)
         finally:
             store.close()
@@ -181,7 +186,7 @@ class Gateway:
             announce.listening(
                 self.settings, self.port, first, lambda key: self.snapshots.hash_key(key) in self.snapshots.current.keys
             )
-            self.spawn(self._bring_in_control_plane())
+            self.spawn(self._become_whole())
             await self._stop.wait()
             await self._drain(server)
         finally:
@@ -204,6 +209,12 @@ class Gateway:
             ) from error
         self.port = server.sockets[0].getsockname()[1]
         return server
+
+    async def _become_whole(self) -> None:
+        """What can wait until requests are answered, one after the other."""
+        await self._bring_in_control_plane()
+        if self._unasked:
+            await ask_for_models(self.store, self.vault, self.snapshots, self._unasked)
 
     async def _bring_in_control_plane(self) -> None:
         """Import and attach it. The imports hold the interpreter in slices, while the data plane answers."""
