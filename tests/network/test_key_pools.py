@@ -241,7 +241,8 @@ class TestDeadKeys:
         for _ in range(10):
             response, used = await pool.ask()
             assert (response.status, response.code, used) == (503, "no_target_available", [])
-            assert "credential 'a' is dead" in response.json["error"]["message"]
+            assert "its credential is dead" in response.json["error"]["message"]
+            assert "'a'" not in response.json["error"]["message"], "how keys are called is the operator's"
             assert f"HTTP {status}" in response.json["error"]["message"]
             assert "canary" not in response.json["error"]["message"]
         assert time.monotonic() - began_s < 10 * AT_ONCE_S

@@ -4,13 +4,14 @@ MAX_PREFIXES = 10_000
 PREFIX_BYTES = 1_024
 
 
-def prefix_of(project_id: str, raw: bytes) -> int:
-    """Names the first `PREFIX_BYTES` of a prompt (`raw`: its JSON as sent) within a project.
+def prefix_of(project_id: str, model: str, raw: bytes) -> int:
+    """Names the first `PREFIX_BYTES` of a prompt (`raw`: its JSON as sent) to a model within a project.
 
-    Projects are apart since one's traffic must not steer another's. The number means something in this process only:
-    it is keyed by the interpreter's secret, so nobody can send prompts that collide.
+    Models are apart since one's cache is none of another's, projects since one's traffic must not steer another's. The
+    number means something in this process only: it is keyed by the interpreter's secret, so nobody can send prompts
+    that collide.
     """
-    return hash((project_id, raw[:PREFIX_BYTES]))
+    return hash((project_id, model, raw[:PREFIX_BYTES]))
 
 
 class PrefixIndex:
@@ -45,8 +46,3 @@ class PrefixIndex:
         elif len(places) >= self._limit:
             del places[next(iter(places))]
         places[prefix] = (place, now + window_s)
-
-    def forget_place(self, place: str) -> None:
-        """The place's caches are gone: it was restarted, unloaded or removed. Walks the whole index."""
-        for prefix in [prefix for prefix, (where, _) in self._places.items() if where == place]:
-            del self._places[prefix]

@@ -75,8 +75,8 @@ class Breaker:
         "_probe_at",
         "_run",
         "bad",
+        "detail",
         "good",
-        "last_error_class",
         "opened_at",
         "opens",
         "reason",
@@ -110,7 +110,8 @@ class Breaker:
         self.opens = 0
         """how often it opened since it was closed: one more with each failed probe"""
         self.reason = ""
-        self.last_error_class: ErrorClass = "none"
+        self.detail = ""
+        """of the last failure, as it was told"""
         self._run = 0
         self._good_then = self.good
         """`good` at the last failure"""
@@ -138,7 +139,7 @@ class Breaker:
         self._good_then = self.good
         self.bad += 1
         self.troubled = True
-        self.last_error_class = error_class
+        self.detail = detail
         if self.state == "open":
             self.retry_at = now + self._delay_s
             self.reason = self._words(detail)

@@ -9,8 +9,6 @@ Rules
 - A probe ends with one of `succeeded`, `died` or, for every other end, `probe_abandoned`.
 """
 
-import msgspec
-
 from potluck.policy.breaker import PROBE_LOST_S
 
 PARK_FIRST_S = 1.0
@@ -23,15 +21,6 @@ PROBE_EVERY_S = 60.0
 def kills_whole_key(status: int) -> bool:
     """For a failure of class `key_dead`: no lane can use the key. Without such a status it is only this lane's."""
     return status in (401, 402)
-
-
-class ParkingView(msgspec.Struct, frozen=True):
-    """A lane's parking as people see it."""
-
-    parked: bool
-    detail: str
-    retry_in_s: float
-    row: int
 
 
 class Parking:
@@ -72,21 +61,6 @@ class Parking:
         self.succeeded()
         self.until = 0.0
         self.detail = ""
-
-    def view(self, now: float) -> ParkingView:
-        """What the lane looks like at `now`."""
-        parked = self.parked(now)
-        return ParkingView(parked, self.detail if parked else "", max(0.0, self.until - now), self.row)
-
-
-class KeyHealthView(msgspec.Struct, frozen=True):
-    """A key's health as people see it."""
-
-    dead: bool
-    detail: str
-    dead_for_s: float
-    retry_in_s: float
-    """until a probe may go; 0 when it may now, or none is needed"""
 
 
 class KeyHealth:
@@ -141,8 +115,3 @@ class KeyHealth:
     def clear(self) -> None:
         """Revived by hand."""
         self.succeeded()
-
-    def view(self, now: float) -> KeyHealthView:
-        """What the key looks like at `now`."""
-        dead_for_s = now - self.since if self.dead else 0.0
-        return KeyHealthView(self.dead, self.detail, dead_for_s, max(0.0, self.retry_at - now) if self.dead else 0.0)

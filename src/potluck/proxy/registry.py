@@ -102,15 +102,20 @@ class Lane:
         dead = [health.retry_at for health in (self.key, self.refused) if health.dead]
         return max(0.0, max([*dead, self.parking.until]) - now)
 
-    def reason(self, now: float) -> str:
-        """Why it is not simply ready, in words; empty: it is."""
+    def reason(self, now: float, *, lasting: bool = False) -> str:
+        """Why it is not simply ready, in words; empty: it is. Callers may read it: it names no credential.
+
+        `lasting`: without times and counts, so that it stays the same for as long as the same is the matter.
+        """
         for health in (self.key, self.refused):
             if health.dead:
-                return f"credential {self.credential or 'none'!r} is dead: {health.detail}"
+                return f"its credential is dead: {health.detail}"
         if self.parking.parked(now):
-            return f"parked for {self.parking.until - now:.0f} s more: {self.parking.detail}"
+            more = "" if lasting else f" for {self.parking.until - now:.0f} s more"
+            return f"parked{more}: {self.parking.detail}"
         if self.breaker.state != "closed":
-            return f"breaker {self.breaker.state.replace('_', '-')}: {self.breaker.reason}"
+            why = self.breaker.detail if lasting else self.breaker.reason
+            return f"breaker {self.breaker.state.replace('_', '-')}: {why}"
         return ""
 
 
@@ -155,8 +160,6 @@ class Registry:
         """lanes that are not simply ready"""
         self.version = 0
         """rises whenever a lane becomes ready or ceases to be"""
-        self.opened = 0
-        """breakers that opened, ever"""
         self.on_notice: Callable[[str, Lane, str], None] | None = None
         """told of `target_down`, `target_up`, `credential_dead`, `credential_alive`, with the lane and the reason"""
         self._ticked_at = 0.0
@@ -238,13 +241,15 @@ class Registry:
             if part is not lane.key or self._key_probes.get(lane.credential_id or "", lane) is lane:
                 part.probe_abandoned()
 
-    def succeeded(self, lane: Lane, now: float, begun_at: float) -> None:
+    def succeeded(self, lane: Lane, now: float, begun_at: float, *, probe: bool = False) -> None:
         """A troubled lane answered a call begun at `begun_at`: what was held against it before that is forgotten.
 
-        A long stream from before an outage says nothing about its end.
+        A long stream from before an outage says nothing about its end. `probe`: `begin` said that the call was one.
         """
         was_dead, was_open = lane.key.dead or lane.refused.dead, lane.breaker.state != "closed"
         if begun_at < max(lane.breaker.opened_at, lane.key.since, lane.refused.since):
+            if probe:
+                self.abandoned(lane)  # it began as one, and something else came up meanwhile
             return
         lane.breaker.succeeded(now)
         lane.parking.succeeded()
@@ -267,7 +272,6 @@ class Registry:
         error_class, detail = failure.error_class, failure.detail
         if error_class in ("target_down", "target_slow"):
             if lane.breaker.failed(now, error_class, detail, self.random):
-                self.opened += 1
                 lane.opened += 1
                 self._notice("target_down", lane, lane.breaker.reason)
         elif error_class in ("key_dead", "key_limited") and target is not None and _mark(target) != lane.mark:
@@ -276,6 +280,10 @@ class Registry:
             whole = kills_whole_key(failure.status) and lane.credential_id is not None
             if (lane.key if whole else lane.refused).died(now, detail):
                 self._notice("credential_dead", lane, detail)
+                if whole:
+                    for other in self.lanes.values():  # it happens once, and all its lanes have to know
+                        if other.key is lane.key:
+                            self._review(other, now)
         elif error_class == "key_limited":
             lane.parking.park(now, failure.retry_after_s, detail)
         if probe:
@@ -292,12 +300,6 @@ class Registry:
         if (lane.state(now) == READY) == (lane in self.impaired):
             self.version += 1
             self.impaired ^= {lane}
-        if lane.key.dead:
-            for other in self.lanes.values():  # a dead key is rare, and all its lanes have to know
-                if other.key is lane.key and other not in self.impaired:
-                    self.version += 1
-                    self.impaired.add(other)
-                    other.troubled = True
 
     def clear(
         self, target: str | None = None, credential: str | None = None, among: Container[Lane] | None = None

@@ -326,7 +326,7 @@ class Probes:
         if failure is None:
             account.rounds.succeeded(lane.breaker)
             if lane.troubled:
-                self._registry.succeeded(lane, now, asked.begun_at)
+                self._registry.succeeded(lane, now, asked.begun_at, probe=asked.is_probe)
         else:
             self._registry.failed(lane, failure, now, asked.target, probe=asked.is_probe)
             if outcome == "caller_fault" and b"max_completion_tokens" in call.body():

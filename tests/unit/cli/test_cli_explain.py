@@ -53,9 +53,7 @@ def test_a_plan_is_numbered_as_it_would_be_called(capsys: pytest.CaptureFixture[
         capsys,
         explained(
             planned("a/m", credential="main", why="tier 0"),
-            planned(
-                "a/m", credential="spare", why="tier 0", state="dead", reason="credential 'spare' is dead: HTTP 401"
-            ),
+            planned("a/m", credential="spare", why="tier 0", state="dead", reason="its credential is dead: HTTP 401"),
             planned("b/m", why="tier 1", score=2, of="fallback big", group=1),
             planned("c/m", why="does not serve embeddings", **{"in": False}),
         ),
@@ -68,7 +66,7 @@ def test_a_plan_is_numbered_as_it_would_be_called(capsys: pytest.CaptureFixture[
         "",
         "#  TARGET  CREDENTIAL  STATE   OF            WHY",
         "1  a/m     main        closed  model         tier 0",
-        "   a/m     spare       dead    model         tier 0; credential 'spare' is dead: HTTP 401",
+        "   a/m     spare       dead    model         tier 0; its credential is dead: HTTP 401",
         "2  b/m     -           closed  fallback big  tier 1",
         "",
         "LEFT OUT  WHY",

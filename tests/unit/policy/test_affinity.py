@@ -4,12 +4,13 @@ from potluck.policy.affinity import PREFIX_BYTES, PrefixIndex, prefix_of
 
 
 def test_a_prefix_is_the_beginning_of_a_prompt() -> None:
-    """What comes after `PREFIX_BYTES` makes no difference; a byte before does, and so does the project."""
+    """What comes after `PREFIX_BYTES` makes no difference; a byte before does, and so do the project and the model."""
     beginning = b'[{"role":"system","content":"' + b"x" * (PREFIX_BYTES - 29)
     assert len(beginning) == PREFIX_BYTES
-    assert prefix_of("prj_1", beginning + b"one") == prefix_of("prj_1", beginning + b"two")
-    assert prefix_of("prj_1", beginning[:-1] + b"y") != prefix_of("prj_1", beginning)
-    assert prefix_of("prj_2", beginning) != prefix_of("prj_1", beginning)
+    assert prefix_of("prj_1", "small", beginning + b"one") == prefix_of("prj_1", "small", beginning + b"two")
+    assert prefix_of("prj_1", "small", beginning[:-1] + b"y") != prefix_of("prj_1", "small", beginning)
+    assert prefix_of("prj_2", "small", beginning) != prefix_of("prj_1", "small", beginning)
+    assert prefix_of("prj_1", "large", beginning) != prefix_of("prj_1", "small", beginning)
 
 
 def test_a_prefix_is_warm_where_it_was_used_last() -> None:
@@ -35,13 +36,3 @@ def test_the_index_is_bounded_by_last_use() -> None:
     for n in range(100, 10_000):
         index.used(n, "a", 7.0, 600.0)
     assert len(index) == 3
-
-
-def test_a_place_can_be_forgotten() -> None:
-    """When a place loses its caches its prefixes go, and nobody else's."""
-    index = PrefixIndex()
-    for prefix in range(10):
-        index.used(prefix, "a" if prefix % 2 else "b", 0.0, 600.0)
-    index.forget_place("a")
-    assert [index.find(prefix, 1.0) for prefix in range(4)] == ["b", None, "b", None]
-    assert len(index) == 5

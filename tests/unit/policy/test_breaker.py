@@ -72,7 +72,7 @@ def test_failures_in_a_row_open_it(error_class: ErrorClass) -> None:
     assert verdicts == [False] * (RUN - 1) + [True]
     assert breaker.state == "open"
     assert breaker.reason == "5 failures in a row, the last: connection refused"
-    assert breaker.last_error_class == error_class
+    assert breaker.detail == "connection refused"
     assert (breaker.opened_at, breaker.opens) == (T + 4, 1)
     assert breaker.retry_at == T + 4 + FIRST_OPEN_S
     assert breaker.view(T + 5) == BreakerView("open", breaker.reason, FIRST_OPEN_S - 1, 5, 5, 1)
@@ -226,7 +226,7 @@ def test_a_good_probe_closes_and_forgets() -> None:
     breaker = probing(T)
     succeed(breaker, T + 1)
     assert breaker.view(T + 1) == BreakerView("closed", "", 0.0, 0, 0, 0)
-    assert (breaker.troubled, breaker.run, breaker.opened_at, breaker.last_error_class) == (False, 0, 0.0, "none")
+    assert (breaker.troubled, breaker.run, breaker.opened_at, breaker.detail) == (False, 0, 0.0, "")
     assert not fail(breaker, T + 2, RUN - 1)
     assert fail(breaker, T + 2)
     assert breaker.retry_at == T + 2 + FIRST_OPEN_S

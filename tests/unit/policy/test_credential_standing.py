@@ -7,9 +7,7 @@ from potluck.policy.credentials import (
     PARK_MAX_S,
     PROBE_EVERY_S,
     KeyHealth,
-    KeyHealthView,
     Parking,
-    ParkingView,
     kills_whole_key,
 )
 
@@ -22,8 +20,7 @@ def test_retry_after_is_honoured() -> None:
     parking.park(T, 20.0, "rate limited")
     assert parking.parked(T + 19.9)
     assert not parking.parked(T + 20)
-    assert parking.view(T + 5) == ParkingView(True, "rate limited", 15.0, 1)
-    assert parking.view(T + 20) == ParkingView(False, "", 0.0, 1)
+    assert (parking.detail, parking.row) == ("rate limited", 1)
 
 
 @pytest.mark.parametrize("retry_after_s", [None, 0.0])
@@ -83,7 +80,8 @@ def test_a_park_is_cleared_by_hand() -> None:
     parking = Parking()
     parking.park(T, 3600.0, "rate limited")
     parking.clear()
-    assert parking.view(T) == ParkingView(False, "", 0.0, 0)
+    assert not parking.parked(T)
+    assert (parking.detail, parking.row) == ("", 0)
 
 
 @pytest.mark.parametrize(("status", "whole"), [(401, True), (402, True), (403, False), (200, False), (0, False)])
@@ -101,7 +99,7 @@ def test_a_dead_key_is_tried_after_a_minute() -> None:
     assert key.since == T
     assert not key.ready(T + 1 + PROBE_EVERY_S - 0.1)
     assert key.ready(T + 1 + PROBE_EVERY_S)
-    assert key.view(T + 11) == KeyHealthView(True, "HTTP 401", 11.0, 50.0)
+    assert (key.detail, key.retry_at) == ("HTTP 401", T + 1 + PROBE_EVERY_S)
 
 
 def test_a_dead_key_has_one_probe_a_minute() -> None:
@@ -143,7 +141,7 @@ def test_a_key_revives(way: str) -> None:
     key.begin_probe(T + 60)
     getattr(key, way)()
     assert key.ready(T + 60)
-    assert key.view(T + 60) == KeyHealthView(False, "", 0.0, 0.0)
+    assert (key.dead, key.detail, key.since, key.retry_at) == (False, "", 0.0, 0.0)
     assert key.died(T + 61, "HTTP 401")
 
 
@@ -152,4 +150,4 @@ def test_a_living_key_has_no_probe() -> None:
     key = KeyHealth()
     key.begin_probe(T)
     assert key.ready(T)
-    assert key.view(T).retry_in_s == 0.0
+    assert key.retry_at == 0.0
