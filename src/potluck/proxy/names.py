@@ -11,6 +11,7 @@ import msgspec
 
 from potluck.model.resources import Route
 from potluck.model.snapshot import CompiledKey, CompiledModel, Snapshot
+from potluck.proxy.filters import like
 from potluck.wire.errors import RequestError
 
 SUFFIXES = ("cheapest", "fastest", "own")
@@ -60,10 +61,14 @@ def _declared(snapshot: Snapshot, name: str) -> Named | None:
         return Named(name, (model,))
     for route in snapshot.routes:
         if route.name == name:
-            models = [model_of(snapshot, each) for each in route.match.models]
-            found = tuple(each for each in models if each is not None)
+            found = _models_of(snapshot, route)
             return Named(name, found, None, route) if found else None
     return None
+
+
+def _models_of(snapshot: Snapshot, route: Route) -> tuple[CompiledModel, ...]:
+    models = [model_of(snapshot, each) for each in route.match.models]
+    return tuple(each for each in models if each is not None)
 
 
 def allowed(key: CompiledKey, name: str, alias_of: str = "") -> bool:
@@ -71,9 +76,49 @@ def allowed(key: CompiledKey, name: str, alias_of: str = "") -> bool:
     return key.models is None or name in key.models or alias_of in key.models
 
 
+def takes(route: Route, key: CompiledKey) -> bool:
+    """Whether the rule takes requests of the key, by its project and its name."""
+    match = route.match
+    return any(like(pattern, key.project) for pattern in match.projects) and any(
+        like(pattern, key.name) for pattern in match.keys
+    )
+
+
+def models_for(snapshot: Snapshot, route: Route, key: CompiledKey) -> tuple[CompiledModel, ...]:
+    """What the key gets by naming the rule as a model: those of its models that it may use; empty: nothing."""
+    if not takes(route, key):
+        return ()
+    models = _models_of(snapshot, route)
+    if key.models is None or route.name in key.models:
+        return models
+    return tuple(model for model in models if allowed(key, model.name, model.alias_of))
+
+
+def known_to(snapshot: Snapshot, key: CompiledKey) -> tuple[list[CompiledModel], list[Route]]:
+    """The models and the rules that the key may call by their names, without what a name that is written down hides."""
+    models = snapshot.models
+    written = {name for name, model in models.items() if model.declared}
+    routes = [route for route in snapshot.routes if route.name not in written]
+    written |= {route.name for route in routes if _models_of(snapshot, route)}
+
+    def hidden(name: str) -> bool:
+        base, _, suffix = name.rpartition(":")
+        return name in written or (suffix in SUFFIXES and base in written)
+
+    return (
+        [
+            model
+            for name, model in models.items()
+            if (model.declared or not hidden(name)) and allowed(key, name, model.alias_of)
+        ],
+        [route for route in routes if models_for(snapshot, route, key)],
+    )
+
+
 def not_found(snapshot: Snapshot, key: CompiledKey, name: str) -> RequestError:
     """The 404 for an unknown model, with near matches among those that the key may use."""
-    names = [known for known, model in snapshot.models.items() if allowed(key, known, model.alias_of)]
+    models, routes = known_to(snapshot, key)
+    names = [model.name for model in models] + [route.name for route in routes]
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     hint = f"; did you mean {' or '.join(near)}?" if near else "; GET /v1/models lists what there is"
     return RequestError("model_not_found", f"there is no model {name!r} here{hint}", param="model")

@@ -6,9 +6,10 @@ from urllib.parse import unquote
 
 import msgspec
 
-from potluck.model.snapshot import CompiledKey
+from potluck.model.snapshot import CompiledKey, Snapshot
 from potluck.proxy import names
 from potluck.proxy.answers import retry_after
+from potluck.snapshot.cards import route_card
 from potluck.wire.dialects.openai_models import encode_model_list
 from potluck.wire.errors import RequestError, encode_error
 from potluck.wire.http1 import Head
@@ -33,21 +34,44 @@ def answer(connection: "Connection", head: Head, key: CompiledKey) -> None:
     request_id = plane.ids.next()
     snapshot = plane.snapshots.current
     if path == MODELS:
-        cards = [model.card for model in snapshot.models.values() if names.allowed(key, model.name, model.alias_of)]
-        connection.answer(200, encode_model_list(cards), request_id)
+        connection.answer(200, encode_model_list(cards_for(snapshot, key)), request_id)
     elif path == KEY:
         connection.answer(200, _key_card(key), request_id)
     elif path.startswith(MODEL):
         name = unquote(path[len(MODEL) :].decode("latin-1"))
-        model = names.model_of(snapshot, name)
-        if model is None:
-            refuse(connection, names.not_found(snapshot, key, name), request_id, key.id)
-        elif not names.allowed(key, name, model.alias_of):
-            refuse(connection, names.not_allowed(name), request_id, key.id)
+        try:
+            card = card_for(snapshot, key, name)
+        except RequestError as error:
+            refuse(connection, error, request_id, key.id)
         else:
-            connection.answer(200, model.card, request_id)
+            connection.answer(200, card, request_id)
     else:
         _answer_record(connection, path[len(REQUEST) :].decode("latin-1"), key, request_id)
+
+
+def cards_for(snapshot: Snapshot, key: CompiledKey) -> list[bytes]:
+    """Entries of `GET /v1/models`: models in listing order, then the rules that can be called as one."""
+    models, routes = names.known_to(snapshot, key)
+    return [
+        *(model.card for model in models),
+        *(route_card(route, names.models_for(snapshot, route, key)) for route in routes),
+    ]
+
+
+def card_for(snapshot: Snapshot, key: CompiledKey, name: str) -> bytes:
+    """The entry of one name, by the meaning that a call of it has. Raises RequestError 403 or 404."""
+    named = names.resolve(snapshot, name)
+    if named is None or named.prefer is not None:
+        raise names.not_found(snapshot, key, name)
+    if named.route is not None:
+        models = names.models_for(snapshot, named.route, key)
+        if not models:
+            raise names.not_allowed(name)
+        return route_card(named.route, models)
+    (model,) = named.models
+    if not names.allowed(key, name, model.alias_of):
+        raise names.not_allowed(name)
+    return model.card
 
 
 def refuse(connection: "Connection", error: RequestError, request_id: str, key_id: str) -> None:

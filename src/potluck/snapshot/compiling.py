@@ -5,9 +5,10 @@ from collections.abc import Generator, Iterable, Mapping
 
 import msgspec
 
-from potluck.model.price import Price, nanousd_to_usd_text
-from potluck.model.resources import Capability, Model, Target
+from potluck.model.price import Price
+from potluck.model.resources import Model, Target
 from potluck.model.snapshot import CompiledKey, CompiledModel, CompiledTarget
+from potluck.snapshot.cards import alias_card, created_and_context, model_card, renamed_card
 from potluck.snapshot.prices import choose_price
 from potluck.snapshot.providers import ProviderPart, offer_of
 from potluck.snapshot.rows import KeyRow, RawRow, key_of
@@ -145,12 +146,10 @@ def with_aliases(
         meant = declared.get(model.name)
         if meant is None or not model.aliases:
             continue
-        card = _CARDS.decode(meant.card)
-        extras = msgspec.structs.replace(card.potluck, alias_of=model.name)
         for alias in model.aliases:
             if alias not in named and alias not in taken:
-                renamed = _ENCODER.encode(msgspec.structs.replace(card, id=alias, potluck=extras))
-                named[alias] = CompiledModel(alias, meant.targets, renamed, model.name, declared=True)
+                card = alias_card(model.name, alias, meant.card)
+                named[alias] = CompiledModel(alias, meant.targets, card, model.name, declared=True)
         made += PER_MODEL + len(model.aliases)
         if made >= UNITS_PER_STEP:
             made = 0
@@ -191,53 +190,12 @@ def merge_names(
 def merge_places(name: str, places: list[CompiledModel]) -> CompiledModel:
     """One model under `name` from the one-place models of several providers: of equal weight, each its own tier."""
     if len(places) == 1:
-        return CompiledModel(name, places[0].targets, places[0].card.replace(*_renaming(places[0].name, name), 1))
+        return CompiledModel(name, places[0].targets, renamed_card(places[0].card, places[0].name, name))
     targets = tuple(
         msgspec.structs.replace(target, priority=tier) for tier, place in enumerate(places) for target in place.targets
     )
-    cards = [_CARDS.decode(place.card) for place in places]
-    contexts = [card.potluck.context_tokens for card in cards if card.potluck.context_tokens is not None]
-    return compile_model(name, min(card.created for card in cards) * 1000, targets, min(contexts, default=None))
-
-
-class CardPrice(msgspec.Struct, frozen=True, omit_defaults=True):
-    """USD per million tokens, as exact decimal text."""
-
-    input: str
-    output: str
-    cached_input: str | None = None
-    per_request: str | None = None
-
-
-class CardTarget(msgspec.Struct, frozen=True):
-    """One place, as callers of `GET /v1/models` see it: no address, no credential."""
-
-    target: str
-    own: bool
-    price: CardPrice | None
-    routable: bool
-    reason: str | None
-
-
-class CardExtras(msgspec.Struct, frozen=True):
-    targets: list[CardTarget]
-    context_tokens: int | None
-    capabilities: list[Capability]
-    alias_of: str | msgspec.UnsetType = msgspec.UNSET
-
-
-class Card(msgspec.Struct, frozen=True):
-    """An entry of `GET /v1/models`: OpenAI's members and ours under `potluck`."""
-
-    id: str
-    object: str
-    created: int
-    owned_by: str
-    potluck: CardExtras
-
-
-_CARDS = msgspec.json.Decoder(Card)
-_ENCODER = msgspec.json.Encoder()
+    created_at_ms, context_tokens = created_and_context(place.card for place in places)
+    return compile_model(name, created_at_ms, targets, context_tokens)
 
 
 def compile_model(
@@ -248,37 +206,9 @@ def compile_model(
     *,
     declared: bool = False,
 ) -> CompiledModel:
-    """A public model with its card. Several credentials of one place are one line of the card."""
+    """A public model with its card."""
     targets = tuple(targets)
-    lines: dict[str, CardTarget] = {}
-    for target in targets:
-        line = CardTarget(
-            target.name, target.own, _card_price(target.price), not target.unroutable, target.unroutable or None
-        )
-        if target.name not in lines or line.routable:
-            lines[target.name] = line
-    capabilities: dict[Capability, None] = {}
-    for target in targets:
-        capabilities.update(dict.fromkeys(target.heads))
-    extras = CardExtras(list(lines.values()), context_tokens, list(capabilities))
-    owner = targets[0].provider if targets else "potluck"
-    card = _ENCODER.encode(Card(name, "model", created_at_ms // 1000, owner, extras))
-    return CompiledModel(name, targets, card, declared=declared)
-
-
-def _card_price(price: Price | None) -> CardPrice | None:
-    if price is None:
-        return None
-    return CardPrice(
-        nanousd_to_usd_text(price.input),
-        nanousd_to_usd_text(price.output),
-        None if price.cached_input is None else nanousd_to_usd_text(price.cached_input),
-        nanousd_to_usd_text(price.per_request) if price.per_request else None,
-    )
-
-
-def _renaming(old: str, new: str) -> tuple[bytes, bytes]:
-    return b'"id":' + _ENCODER.encode(old), b'"id":' + _ENCODER.encode(new)
+    return CompiledModel(name, targets, model_card(name, created_at_ms, targets, context_tokens), declared=declared)
 
 
 def _key(row: KeyRow, expires_s: float) -> CompiledKey:
