@@ -247,9 +247,12 @@ def check_filters(work: Work, member: str, entries: Iterable[str]) -> None:
 
 def check_aliases(work: Work, aliases: Iterable[str]) -> None:
     """Raises 409 for an alias that would hide a pin: `provider/model` of a provider that there is."""
-    for alias in aliases:
-        provider, slash, _ = alias.partition("/")
-        if slash and provider in PublicNames(work).providers:
+    if not (wanted := [each for each in aliases if "/" in each]):
+        return
+    providers = PublicNames(work).providers
+    for alias in wanted:
+        provider = alias.partition("/")[0]
+        if provider in providers:
             detail = f"the alias {alias!r} would hide that model of provider {provider!r}: choose another"
             raise OperationError(409, "conflict", detail, where="aliases")
 
