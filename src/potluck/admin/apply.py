@@ -44,6 +44,13 @@ class ChangeLine(msgspec.Struct, frozen=True):
     name: str
 
 
+class Adopted(msgspec.Struct, frozen=True):
+    """One thing that a file takes over unchanged."""
+
+    kind: Kind
+    name: str
+
+
 class KeySecret(msgspec.Struct, frozen=True):
     """The secret of a key that this apply made: shown once."""
 
@@ -55,6 +62,8 @@ class Applied(msgspec.Struct, frozen=True):
     """What an apply did, or would do."""
 
     changes: list[ChangeLine]
+    adopted: list[Adopted] = []
+    """what was made by hand and is as the file says: from then on the file's, and read-only by hand"""
     secrets: list[KeySecret] = []
     warnings: list[dict[str, str | int]] = []
     """what is perhaps not meant: `message`, `where`, `line`"""
@@ -82,7 +91,7 @@ def diff(work: Work, document: Document) -> Applied:
     finally:
         savepoint.rollback()
         work.change, work.audited = type(work.change)(), 0
-    return Applied(done.changes)
+    return Applied(done.changes, done.adopted)
 
 
 def warnings(work: Work, draft: Draft) -> list[Problem]:
@@ -111,6 +120,7 @@ class _Apply:
     def __init__(self, work: Work) -> None:
         self.work = work
         self.changes: list[ChangeLine] = []
+        self.adopted: list[Adopted] = []
         self.secrets: list[KeySecret] = []
 
     def run(self, document: Document) -> Applied:
@@ -135,12 +145,20 @@ class _Apply:
         for key in document.keys:
             live = t.api_keys.c.revoked_at_ms.is_(None)
             self.note("key", key.name, self.find(t.api_keys, key.name, live), self.key, key)
-        for position, route in enumerate(document.routes):
+        for position, route in zip(self.positions(document.routes), document.routes, strict=True):
             self.note("route", route.name, self.find(t.routes, route.name), self.route, position, route)
         led |= PublicNames(self.work).leading()
         self.remove(document)
         self.check_names(led)
-        return Applied(self.changes, self.secrets)
+        return Applied(self.changes, self.adopted, self.secrets)
+
+    def positions(self, routes: tuple[RouteEntry, ...]) -> list[int]:
+        """Where each stands: as it is when they stand in the file's order already, else counted from 0."""
+        rows = [row for route in routes if (row := self.find(t.routes, route.name)) is not None]
+        places = [(row["position"], row["created_at_ms"], row["id"]) for row in rows]
+        if len(rows) == len(routes) and places == sorted(places):
+            return [row["position"] for row in rows]
+        return list(range(len(routes)))
 
     def find(
         self, table: sa.Table, name: str, *also: sa.ColumnElement[bool], column: sa.Column[str] | None = None
@@ -162,14 +180,18 @@ class _Apply:
         *arguments: Any,
         action: Literal["add", "change", "remove"] | None = None,
     ) -> None:
-        """Do it, and note whether that added or changed something. An error says which object it is about."""
-        before = self.work.audited
+        """Do it, and note whether that added, changed or took over something. An error says which object it is of."""
+        before, edited = self.work.audited, self.work.edited
         try:
             deed(row, *arguments)
         except OperationError as error:
             error.where = f"{kind} {name}" + (f": {error.where}" if error.where else "")
             raise
-        if self.work.audited > before:
+        if self.work.audited == before:
+            return
+        if self.work.edited == edited:
+            self.adopted.append(Adopted(kind, name))
+        else:
             self.changes.append(ChangeLine(action or ("add" if row is None else "change"), kind, name))
 
     def project(self, row: Row | None, entry: ProjectEntry) -> None:

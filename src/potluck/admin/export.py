@@ -51,7 +51,9 @@ def _all(work: Work, table: sa.Table) -> list[Row]:
 
 def _provider(work: Work, row: Row) -> ProviderEntry:
     here = t.credentials.c.provider_id == row["id"]
-    credentials = work.rows(sa.select(t.credentials).where(here).order_by(t.credentials.c.created_at_ms))
+    credentials = work.rows(
+        sa.select(t.credentials).where(here).order_by(t.credentials.c.created_at_ms, t.credentials.c.id)
+    )
     return ProviderEntry(
         name=row["name"],
         base_url=row["base_url"],

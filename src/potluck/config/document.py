@@ -209,7 +209,7 @@ class KeyEntry(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def expires_at_ms(self) -> int | None:
-        return None if self.expires_at is None else int(self.expires_at.timestamp() * 1000)
+        return None if self.expires_at is None else round(self.expires_at.timestamp() * 1000)
 
     def check(self) -> dict[str, str]:
         if self.expires_at is not None and self.expires_at.tzinfo is None:

@@ -33,7 +33,9 @@ Patterns = Annotated[
     tuple[ModelName, ...], msgspec.Meta(min_length=1, max_length=1000, description="names, or patterns with *")
 ]
 Fallback = Annotated[tuple[ModelName, ...], msgspec.Meta(max_length=100)]
-HedgeAfter = Literal["p95"] | Annotated[int, msgspec.Meta(ge=1, le=600_000, description="milliseconds")]
+HEDGE_AFTER = "1 to 600000 milliseconds"
+HedgeAfter = Literal["p95"] | Annotated[int, msgspec.Meta(ge=0, le=600_000, description=HEDGE_AFTER)]
+"""0 is refused with a sentence of its own (`RouteEntry.check`)"""
 ProbeSeconds = Annotated[float, msgspec.Meta(ge=10, le=86_400, description="from 10 to 86400 seconds")]
 Share = Annotated[float, msgspec.Meta(gt=0, le=1, description="more than 0 and at most 1")]
 Tolerance = Annotated[float, msgspec.Meta(ge=1, le=1_000, description="from 1 to 1000 times the best score")]
@@ -191,6 +193,8 @@ class RouteEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
             wrong["name"] = f"{self.name!r} is {RESERVED_ROUTES[self.name]}: choose another name for the route"
         if self.split is not None and self.strategy != "weighted":
             wrong["split"] = f'goes with strategy = "weighted" only, not with "{self.strategy}"'
+        if self.hedge is not None and self.hedge.after == 0:
+            wrong["hedge.after"] = f'is 0: write "p95" or {HEDGE_AFTER}, or leave hedge out for no second call'
         return wrong
 
     def to_affinity(self) -> Affinity | None:

@@ -48,6 +48,9 @@ def apply_file(store: Store, vault: Vault, path: Path, env: Mapping[str, str]) -
         found = [msgspec.structs.replace(each, message=f"warning: {each.message}") for each in warnings(work, draft)]
         applied = apply(work, document)
         lines = [f"{path.name}: {change.action} {change.kind} {change.name}" for change in applied.changes]
+        if applied.adopted:
+            adopted = ", ".join(f"{each.kind} {each.name}" for each in applied.adopted)
+            lines.append(f"{path.name}: looks after what is as it says: {adopted}")
         for made in applied.secrets:
             lines += ["", f"API key {made.name}, shown this once:", made.secret or ""]
         touched = {change.name.partition("/")[0] for change in applied.changes if change.kind in ASKED_AFTER}

@@ -43,6 +43,10 @@ def lines(answer: Any) -> list[str]:
     return [f"{each['action']} {each['kind']} {each['name']}" for each in answer.json()["changes"]]
 
 
+def adopted(answer: Any) -> list[str]:
+    return [f"{each['kind']} {each['name']}" for each in answer.json()["adopted"]]
+
+
 EVERYTHING = ["project web", "provider lab", "credential lab/main", "model small", "key web-backend"]
 
 
@@ -202,7 +206,7 @@ async def test_an_export_applied_changes_no_object(api: Any) -> None:
     assert [each.name for each in document.models] == ["small"]
     before = (await api.get("/api/v1/models/small")).json()
     applied = await post(api, "apply", text, {"LAB_API_KEY": "lab-canary"})
-    assert sorted(lines(applied)) == ["change key first", "change project default"]
+    assert (lines(applied), adopted(applied)) == ([], ["project default", "key first"])
     assert (await api.get("/api/v1/models/small")).json() == before
 
 
@@ -270,7 +274,8 @@ async def test_a_files_price_is_the_files(api: Any) -> None:
     """A price that a file made is read-only by hand, changes with the file, and goes with it; a handmade one stays."""
     await api.post("/api/v1/prices", json={"model": "mine", "price": {"input": 1, "output": 1}})
     text = '[[prices]]\nmodel = "m"\ninput = 1\noutput = 2\n\n[[prices]]\nmodel = "mine"\ninput = 1\noutput = 1\n'
-    assert lines(await post(api, "diff", text)) == ["add price m", "change price mine"]
+    planned = await post(api, "diff", text)
+    assert (lines(planned), adopted(planned)) == (["add price m"], ["price mine"])
     await post(api, "apply", text)
     refused = await api.post("/api/v1/prices", json={"model": "m", "price": {"input": 3, "output": 3}})
     assert refused.status_code == 409
@@ -439,8 +444,10 @@ async def test_routes_of_a_file(gateway: Any, api: Any, make_gateway: Callable[[
     head, first, second = ROUTED.split("[[routes]]")
     assert first.strip().replace(', projects = ["web", "*"]', "") in text.replace(', projects = ["web", "*"]', "")
     assert second.strip() in text
-    assert lines(await post(api, "apply", text)) == ["change project default", "change key first"]
-    assert lines(await post(api, "apply", text)) == []
+    applied = await post(api, "apply", text)
+    assert (lines(applied), adopted(applied)) == ([], ["project default", "key first"])
+    applied = await post(api, "apply", text)
+    assert (lines(applied), adopted(applied)) == ([], [])
     other = make_gateway("other")
     async with other.client() as there:
         assert "add route frugal" in lines(await post(there, "apply", text))
@@ -526,3 +533,38 @@ async def test_a_file_takes_no_model_from_under_a_route(api: Any) -> None:
         "3 routes[0].fallback[0]: model 'small' is an earlier file's, and applying this one removes it"
     ]
     assert (await post(api, "apply", text)).json()["code"] == "in_use"
+
+
+async def test_its_own_export_changes_nothing(gateway: Any, api: Any, make_gateway: Callable[[str], Any]) -> None:
+    """However the objects were made, and wherever routes stand, there is nothing to do; a new gateway that it is
+    applied to exports the same text."""
+    for name in ("zeta", "alpha", "mid"):
+        body = {"name": name, "base_url": f"http://{name}.example/v1", "key": f"sk-{name}"}
+        assert (await api.post("/api/v1/providers", json=body)).status_code == 201
+    for name in ("zz", "aa", "mm", "bb", "yy"):
+        targets = [{"target": f"{each}/m-{name}"} for each in ("mid", "alpha", "zeta")]
+        await api.post("/api/v1/models", json={"name": name, "targets": targets, "aliases": [f"{name}-y", f"{name}-x"]})
+        await api.post("/api/v1/projects", json={"name": f"p-{name}"})
+        body = {"name": f"k-{name}", "project": f"p-{name}", "expires_at_ms": 4_102_444_800_123}
+        await api.post("/api/v1/keys", json=body)
+        await api.post("/api/v1/prices", json={"model": name, "price": {"input": 0.1, "output": 1}})
+    for name, position in (("r3", 30), ("r1", -5), ("r2", 7), ("r4", 30)):
+        body = {"name": name, "position": position, "fallback": ["aa"], "constraints": {"only": ["zeta"]}}
+        assert (await api.post("/api/v1/routes", json=body)).status_code == 201
+    text = (await api.get("/api/v1/config/export")).json()["text"]
+    variables = {f"{name.upper()}_API_KEY": f"sk-{name}" for name in ("zeta", "alpha", "mid")}
+    planned = await post(api, "diff", text, variables)
+    assert lines(planned) == []
+    assert "route r1" in adopted(planned)
+    other = make_gateway("other")
+    async with other.client() as there:
+        assert "add route r4" in lines(await post(there, "apply", text, variables))
+        assert (await there.get("/api/v1/config/export")).json()["text"] == text
+        assert [each.name for each in other.snapshots.current.routes] == ["r1", "r2", "r3", "r4"]
+        assert lines(await post(there, "diff", text, variables)) == []
+    assert lines(await post(api, "apply", text, variables)) == []
+    assert [each.position for each in gateway.snapshots.current.routes] == [-5, 7, 30, 30]
+    swapped = text.replace('"r1"', '"new"')
+    assert "add route new" in lines(await post(api, "apply", swapped, variables))
+    # what was made by hand stays, where it was
+    assert [each.name for each in gateway.snapshots.current.routes] == ["r1", "new", "r2", "r3", "r4"]

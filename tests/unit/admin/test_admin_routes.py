@@ -138,6 +138,10 @@ async def test_what_a_route_cannot_be_is_said(small: Any) -> None:
     await refused(small, 404, "there is no key 'nobody'", name="r", match={"keys": ["nobody"]})
     await refused(small, 400, 'goes with strategy = "weighted" only', name="r", split="key")
     await refused(small, 400, "at least 1 item", name="r", match={"models": []})
+    problem = await refused(small, 400, 'write "p95" or 1 to 600000 milliseconds', name="r", hedge={"after": 0})
+    assert problem["where"] == "hedge.after"
+    answer = await small.patch("/api/v1/routes/other", json={"hedge": {"after": 0}})
+    assert (answer.status_code, answer.json()["where"]) == (400, "hedge.after")
     await refused(small, 400, "unknown member 'tyme'", name="r", timeouts={"tyme": 1})
     await refused(small, 400, "unknown member 'cache'", name="r", cache={"ttl_s": 1})
     assert [each["name"] for each in (await small.get("/api/v1/routes")).json()["data"]] == ["other"]

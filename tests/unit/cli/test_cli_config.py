@@ -104,3 +104,16 @@ def test_apply_warns_and_does(ok: Callable[..., str], potluck: Potluck, gateway:
     assert ran.status == 0
     assert ran.err.startswith("potluck: warning: 'sm*' is taken as a name, letter by letter")
     assert ok("key", "create", "l", "--model", "small", "--json")
+
+
+def test_what_a_file_takes_over_is_no_change(ok: Callable[..., str], tmp_path: Path) -> None:
+    """An export of a gateway made by hand has nothing to do; that its objects are the file's then is said in a line."""
+    file = tmp_path / "out.toml"
+    ok("config", "export", "-o", str(file))
+    nothing, said = ok("config", "diff", str(file)).splitlines()
+    assert nothing == "nothing to do: the gateway is as the file says"
+    assert said.startswith(
+        "as the file says already, and looked after by it from now on: project default, provider lab,"
+    )
+    ok("config", "apply", str(file))
+    assert ok("config", "diff", str(file)).splitlines() == [nothing]

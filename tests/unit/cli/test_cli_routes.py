@@ -48,17 +48,21 @@ def test_set_makes_a_route_and_changes_it(ok: Potluck) -> None:
     whole["constraints"]["max_price"] = {"input": None, "output": 2}  # type: ignore[index]
     assert whole.items() <= shown(ok, "route", "show", "frugal").items()
 
-    line = "--hedge off --no-affinity --split= --strategy cheapest --models= --fallback= --only= --data-class="
+    line = "--hedge off --no-affinity --split= --strategy= --models= --fallback= --only= --data-class="
     changed = shown(ok, "route", "set", "frugal", *line.split())
     assert (changed["hedge"], changed["affinity"], changed["split"], changed["fallback"]) == (None, None, None, [])
     assert changed["match"]["models"] == ["*"]
+    assert changed["strategy"] == "priority"
     assert (changed["constraints"]["only"], changed["constraints"]["data_class"]) == (None, None)
     assert changed["constraints"]["ignore"] == ["local", "y*"]
 
 
 def test_a_bare_route_and_empty_values(ok: Potluck) -> None:
     """A name alone makes a route; empty values on a new one are no settings."""
-    assert ok("route", "set", "all", "--only=", "--hedge", "off") == "route all is made: priority for all models\n"
+    assert (
+        ok("route", "set", "all", "--only=", "--strategy", "", "--hedge", "off")
+        == "route all is made: priority for all models\n"
+    )
     assert "nothing to change" in ok("route", "set", "all", fails=2)
 
 
@@ -90,6 +94,8 @@ def test_the_list_is_in_the_order_of_trial(ok: Potluck) -> None:
         ("--hedge soon", 2, "'soon' is neither p95, nor milliseconds (1 to 600000), nor off"),
         ("--hedge 0", 2, "'0' is neither p95"),
         ("--idle-s 0", 2, "0 is not in the range"),
+        ("--max-input-price nan", 2, "'nan' is not a number"),
+        ("--total-s NaN", 2, "'NaN' is not a number"),
         ("--split key", 1, 'goes with strategy = "weighted" only'),
         ("--fallback smal", 1, "did you mean 'small'?"),
         ("--projects webb", 1, "there is no project 'webb'"),

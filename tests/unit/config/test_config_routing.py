@@ -71,8 +71,11 @@ def test_short_forms() -> None:
         (ROUTE + 'match = { model = ["a"] }\n', "3: routes[0].match.model: unknown member; did you mean 'models'?"),
         (ROUTE + "constraints = { only = [] }\n", "3: routes[0].constraints.only: must have at least 1 item"),
         (ROUTE + f"fallback = {['a'] * 101}\n", "3: routes[0].fallback: may have 100 items"),
-        (ROUTE + 'hedge = { after = "p96" }\n', "3: routes[0].hedge.after: must be \"p95\" or milliseconds, not 'p96'"),
-        (ROUTE + "hedge = { after = 0 }\n", "3: routes[0].hedge.after: is 0; allowed: milliseconds"),
+        (
+            ROUTE + 'hedge = { after = "p96" }\n',
+            '3: routes[0].hedge.after: must be "p95" or 1 to 600000 milliseconds, not',
+        ),
+        (ROUTE + "hedge = { after = 0 }\n", '3: routes[0].hedge.after: is 0: write "p95" or 1 to 600000 milli'),
         (ROUTE + "hedge = {}\n", "3: routes[0].hedge: 'after' is missing"),
         (ROUTE + "hedge = { after = 9, max_extra = 2 }\n", "3: routes[0].hedge.max_extra: is 2; allowed: more than 0"),
         (ROUTE + "affinity = 3\n", "3: routes[0].affinity: must be a table or true or false, not 3"),

@@ -59,6 +59,8 @@ class Work:
         self.now_ms = int(time.time() * 1000)
         self.change = Change()
         self.audited = 0
+        self.edited = 0
+        """rows made, removed, or changed in more than in who looks after them"""
 
     @property
     def organisation_id(self) -> str:
@@ -89,13 +91,15 @@ class Work:
             raise conflict(taken, "already_exists") from None
         row = self.row(sa.select(table).where(table.c.id == values["id"]))
         assert row is not None
+        self.edited += 1
         return row
 
     def update(self, table: sa.Table, row: Row, taken: str = "", **values: Any) -> Row:
         """Change a row; no write when nothing differs (but a file takes over what it names)."""
-        if self.actor.origin == "file":
-            values["origin"] = "file"
         values = {name: value for name, value in values.items() if row[name] != value}
+        edited = bool(values)
+        if self.actor.origin == "file" and row["origin"] != "file":
+            values["origin"] = "file"
         if not values:
             return row
         values["updated_at_ms"] = self.now_ms
@@ -105,6 +109,7 @@ class Work:
             raise conflict(taken, "already_exists") from None
         changed = self.row(sa.select(table).where(table.c.id == row["id"]))
         assert changed is not None
+        self.edited += edited
         return changed
 
     def delete(self, table: sa.Table, row: Row, in_use: str = "") -> None:
@@ -113,6 +118,7 @@ class Work:
             self.connection.execute(sa.delete(table).where(table.c.id == row["id"]))
         except sa.exc.IntegrityError:
             raise conflict(in_use, "in_use") from None
+        self.edited += 1
 
     def check_writable(self, kind: str, row: Row) -> None:
         """Raises 409 when a file looks after the object and the actor is not it."""

@@ -226,7 +226,7 @@ class ChangeRoute(Body, frozen=True, kw_only=True):
     name: Name | Unset = UNSET
     position: RoutePosition | Unset = UNSET
     match: ChangeMatch | Unset | None = UNSET
-    strategy: Strategy | Unset = UNSET
+    strategy: Strategy | Unset | None = UNSET
     split: Literal["key", "user"] | Unset | None = UNSET
     constraints: ChangeConstraints | Unset | None = UNSET
     fallback: Fallback | Unset = UNSET

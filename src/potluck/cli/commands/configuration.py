@@ -148,4 +148,7 @@ def _print_changes(session: Session, draft: Draft, result: dict[str, Any]) -> No
         sign, colour = _SIGNS[change["action"]]
         line = f"{sign} {change['action']} {change['kind']} {change['name']}"
         session.output.line(session.output.paint(line, colour))
+    if adopted := result["adopted"]:
+        named = ", ".join(f"{each['kind']} {each['name']}" for each in adopted)
+        session.output.line(f"as the file says already, and looked after by it from now on: {named}")
     session.output.warn(map(str, _located(draft, result["warnings"])))

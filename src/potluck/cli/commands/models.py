@@ -8,6 +8,7 @@ import click
 from potluck.cli.commands.targets import health, rounded_ms, states_of
 from potluck.cli.empty_value import OrEmpty
 from potluck.cli.failure import USAGE, Failure
+from potluck.cli.number import Number
 from potluck.cli.output import count, plain, when
 from potluck.cli.session import Group, Session, current
 
@@ -227,7 +228,7 @@ def remove(ref: str) -> None:
         session.output.line(f"model {ref} is removed")
 
 
-_USD = click.FloatRange(0, 1_000_000)
+_USD = Number(0, 1_000_000)
 
 
 @model.command()

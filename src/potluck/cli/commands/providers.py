@@ -6,6 +6,7 @@ from typing import Any, TypeVar, get_args
 import click
 
 from potluck.cli.failure import USAGE, Failure
+from potluck.cli.number import Number
 from potluck.cli.output import when
 from potluck.cli.secrets_in import read_secret
 from potluck.cli.session import Group, current
@@ -21,7 +22,7 @@ class _Every(click.ParamType[Any]):
     name = "seconds"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        return value if value == "off" else click.FloatRange(10, 86_400).convert(value, param, ctx)
+        return value if value == "off" else Number(10, 86_400).convert(value, param, ctx)
 
 
 def _continuing_and_probing(command: F) -> F:
@@ -37,7 +38,7 @@ def _continuing_and_probing(command: F) -> F:
             click.option("--probe-model", metavar="MODEL", help="Check with a short completion of this model too."),
             click.option(
                 "--probe-budget",
-                type=click.FloatRange(0, 1_000_000),
+                type=Number(0, 1_000_000),
                 metavar="USD",
                 help="What that may cost a day.",
             ),

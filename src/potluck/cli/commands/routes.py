@@ -8,6 +8,7 @@ from potluck.cli.commands.explanation import explain
 from potluck.cli.empty_value import OrEmpty
 from potluck.cli.failure import USAGE, Failure
 from potluck.cli.gateway import Refused
+from potluck.cli.number import Number
 from potluck.cli.output import when
 from potluck.cli.session import Group, current
 from potluck.model.resources import DataClass, SplitBy, Strategy
@@ -40,8 +41,8 @@ class _Names(click.ParamType[Any]):
 
 
 _NAMES = _Names()
-_USD = OrEmpty(click.FloatRange(0, 1_000_000))
-_SECONDS = OrEmpty(click.FloatRange(0, 86_400, min_open=True))
+_USD = OrEmpty(Number(0, 1_000_000))
+_SECONDS = OrEmpty(Number(0, 86_400, min_open=True))
 _MEMBERS = {
     "models": ("match", "models"),
     "projects": ("match", "projects"),
@@ -75,7 +76,9 @@ def route() -> None:
 @click.option("--models", type=_NAMES, metavar="A,B", help="Models it takes; patterns with * too. Default: all.")
 @click.option("--projects", type=_NAMES, metavar="A,B", help="Projects whose requests it takes. Default: all.")
 @click.option("--keys", type=_NAMES, metavar="A,B", help="Keys whose requests it takes. Default: all.")
-@click.option("--strategy", type=click.Choice(get_args(Strategy)), help="How a target is chosen. Default: priority.")
+@click.option(
+    "--strategy", type=OrEmpty(click.Choice(get_args(Strategy))), help="How a target is chosen. Default: priority."
+)
 @click.option(
     "--split",
     type=OrEmpty(click.Choice([each for each in get_args(SplitBy) if each])),
