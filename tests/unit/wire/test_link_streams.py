@@ -91,7 +91,7 @@ def test_a_cancel_is_confirmed_by_the_node() -> None:
     at_gateway.cancel("client_closed")
     assert pair.to_node() == [e.Cancelled(at_node, "client_closed")]
     assert at_node.data(b"nor this") is False
-    assert pair.to_gateway() == []
+    assert pair.node.frames_to_send() == []
     at_node.reset("cancelled")
     assert pair.to_gateway() == [e.Confirmed(at_gateway)]
     assert pair.tables[0].jobs == pair.tables[1].jobs == {}
