@@ -30,7 +30,7 @@ def fails_over(expect: Expect | None) -> bool:
         expect is not None
         and bool(expect.code)
         and not expect.in_stream
-        and expect.error_class.startswith(("key_", "target_"))
+        and expect.error_class.startswith(("key_", "target_", "policy"))
     )
 
 

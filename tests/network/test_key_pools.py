@@ -322,6 +322,44 @@ class TestDeadKeys:
         assert (await pool.ask("n"))[1] == ["a"]
         assert (await pool.ask("m"))[1] == []
 
+    async def test_a_403_costs_a_target_one_key(self, pool: KeyPool):
+        """It is not carried from key to key: the model is there for the next request."""
+        pool.serve("a", "b", "c")
+        pool.moods |= dict.fromkeys("abc", FAULTS["status-403"].play)
+        response, used = await pool.ask()
+        assert (response.status, used) == (502, ["a"])
+        assert [pool.view(key).state for key in "bc"] == ["closed", "closed"]
+
+    @pytest.mark.parametrize("stream", [False, True])
+    @pytest.mark.parametrize("behaviour", ["status-403-flagged", "status-402-tokens"])
+    async def test_a_refused_prompt_costs_no_key(self, pool: KeyPool, behaviour: str, stream: bool):
+        """One caller's prompt is refused as often as he likes: the model stays, for him and for all others."""
+        pool.serve("a")
+        for _ in range(20):
+            pool.moods["a"] = FAULTS[behaviour].play
+            response, used = await pool.ask(stream=stream)
+            assert (response.status, response.code, used) == (403, "policy_denied", ["a"])
+            assert "canary" not in response.json["error"]["message"]
+            pool.moods.clear()
+            assert (await pool.ask(stream=stream))[0].status == 200
+        refused = [each for record in pool.gateway.spool.records for each in record.attempts]
+        assert {(each.error_class, each.kind) for each in refused} == {("policy", "first")}
+        assert pool.view("a").state == "closed"
+        assert pool.registry.impaired == set()
+
+    async def test_a_refused_prompt_goes_to_the_next_target(self, pool: KeyPool):
+        """Other providers have other rules; the first one's other keys are not asked, since it has the same for all."""
+        second = pool.gateway.target(pool.fake.base_url, "ok", provider="second")
+        pool.gateway.serve("m", pool.target("a"), pool.target("b"), second)
+        pool.moods |= dict.fromkeys("ab", FAULTS["status-403-flagged"].play)
+        response, used = await pool.ask()
+        assert (response.status, response.header("x-potluck-target"), used) == (200, "second/ok", ["a"])
+        pool.moods |= dict.fromkeys("ab", FAULTS["status-402-tokens"].play)
+        response, used = await pool.ask()
+        assert (response.status, response.header("x-potluck-target")) == (200, "second/ok")
+        assert used == ["a", "b"], "another account may have the credit"
+        assert pool.registry.impaired == set()
+
     async def test_a_dead_key_can_be_revived_by_hand(self, pool: KeyPool):
         """Whoever has paid the bill need not wait for the minute."""
         pool.serve("a")

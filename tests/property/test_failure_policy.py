@@ -224,11 +224,11 @@ def test_the_window_is_as_exact_as_documented(ends: list[tuple[bool, float]]) ->
             assert sum(age <= surely_s for age in ages) <= count <= sum(age <= 60 for age in ages)
 
 
-FINAL = ("caller_fault", "policy")
+FINAL = ("caller_fault", "client_closed")
 FAULTS = st.tuples(
-    st.sampled_from((*("target_down", "target_slow", "key_dead", "key_limited") * 4, *FINAL)),
+    st.sampled_from((*("target_down", "target_slow", "key_dead", "key_limited", "policy") * 4, *FINAL)),
     st.sampled_from(("connect", "send", "first_byte", "stream")),
-    st.sampled_from((0, 200, 404, 429, 500, 503)),
+    st.sampled_from((0, 200, 402, 403, 404, 429, 500, 503)),
     st.sampled_from((None, None, 0.0, 1.0, 30.0)),
     st.floats(0, 3),
 )

@@ -34,7 +34,8 @@ FAILURES = [
     failure("key_limited", retry_after_s=5.0),
     failure("key_limited", retry_after_s=300.0),
     failure("caller_fault", status=400),
-    failure("policy", status=451),
+    failure("policy", status=402),
+    failure("policy", status=403),
 ]
 WHOLE_KEY = 401
 
@@ -222,7 +223,8 @@ class Exchange:
             return  # the other one may still answer
         stood = self.books.before(self.candidates)
         following = made.router.next(self.candidates, run, ENVELOPE, BODY_BYTES, made.key, made.now)
-        assert following is None or what.error_class != "policy"
+        if following is not None and following.kind == "key":
+            assert following.option.place != call.option.place or what.status != 403
         if following is None:
             self.check_end(run, stood)
             return

@@ -181,8 +181,8 @@ CASES: Final[tuple[Case, ...]] = (
     *_cases(
         f"stream, {BEFORE}",
         "reset-before-head close-before-head cut-mid-head cut-after-head cut-after-role stall-before-head"
-        " stall-after-head comments-forever empty-200 empty-stream only-done empty-deltas html-200 json-for-stream"
-        " error-event-first malformed-json-first",
+        " stall-after-head stall-after-role comments-forever empty-200 empty-stream only-done empty-deltas html-200"
+        " json-for-stream error-event-first malformed-json-first",
         stream=True,
     ),
     *_cases(

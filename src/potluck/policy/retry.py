@@ -4,10 +4,11 @@ Rules
 - A request makes at most `MAX_CALLS` upstream calls to at most `MAX_TARGETS` targets, hedges included, and none at or
   after its deadline.
 - Another target is tried at once. So is another key of the same target, where the key was the fault: it is no new
-  target. Where the target was the fault, its other keys would meet the same.
+  target. Where the target was the fault, its other keys would meet the same; and a 403 is mostly about the model or
+  the request, so that one request would cost a target all its keys.
 - The same target is called again only after a back-off, once, and only when it was not reached or answered 5xx: in all
   other cases it did the work, or may have.
-- A caller's fault or a policy's refusal is final.
+- A caller's fault is final. A refusal of the request by a target's own rules (`policy`) is not: others have others.
 """
 
 from collections.abc import Callable, Iterable
@@ -31,8 +32,19 @@ Random = Callable[[], float]
 Blame = Literal["caller", "policy", "provider", "node", "gateway"]
 """Whose fault a failed attempt was: a closed set, used in metrics, logs and reports."""
 
-FINAL: frozenset[ErrorClass] = frozenset(("caller_fault", "policy", "client_closed"))
+FINAL: frozenset[ErrorClass] = frozenset(("caller_fault", "client_closed"))
 """no other target would do better, or nobody waits any more"""
+
+
+def another_key_may_do(error_class: ErrorClass, status: int) -> bool:
+    """Whether a call that failed so may fare better at the same target by another key."""
+    match error_class:
+        case "key_limited":
+            return True
+        case "key_dead":
+            return status != 403
+        case _:
+            return error_class == "policy" and status == 402  # another account may be able to pay for it
 
 
 def jittered(delay_s: float, random: Random) -> float:
@@ -109,7 +121,7 @@ class Spent:
         self._then.pop(target, None)
         if error_class in FINAL:
             self.final = True
-        elif error_class in ("key_dead", "key_limited"):
+        elif another_key_may_do(error_class, status):
             self._then[target] = None
         elif (phase == "connect" or 500 <= status <= 599) and (retry_after_s or 0.0) <= SAME_TARGET_MAX_S:
             self._then[target] = retry_after_s or 0.0

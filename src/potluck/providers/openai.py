@@ -1,6 +1,7 @@
 """Every OpenAI-compatible target: OpenAI, vLLM, llama.cpp, Groq, Mistral, OpenRouter, DeepSeek and the rest."""
 
 import json
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -23,6 +24,19 @@ MAX_ERROR_BYTES = 64 << 10
 """an error body is read no further"""
 
 _KEY_DEAD = frozenset((401, 402, 403))
+_MAY_MEAN_REQUEST = frozenset((402, 403))
+"""said of a key, but by some of a request: too many tokens for the credit that is left, a prompt that is flagged"""
+_OF_REQUEST = re.compile(
+    r"\bflagged\b|moderation|content[ _-]?(?:policy|filter|violation)|violates (?:our )?usage (?:guidelines|policies)"
+    r"|safety[ _](?:check|filter|system)|max_(?:completion_|output_|new_)?tokens|can only afford|tokens limit exceeded",
+    re.IGNORECASE,
+)
+_OF_KEY = re.compile(
+    r"\b(?:account|organi[sz]ation|workspace|project|team|key)\b[^.]{0,40}"
+    r"\b(?:flagged|banned|blocked|deactivated|disabled|suspended|terminated)\b|\bafford 0\b",
+    re.IGNORECASE,
+)
+"""what may stand beside words of `_OF_REQUEST` and yet ends the key"""
 _CALLER_FAULT = frozenset((400, 413, 422))
 _TARGET_SLOW = frozenset((504, 524))
 
@@ -72,15 +86,38 @@ def classify_status(status: int) -> ErrorClass:
     return "target_down"
 
 
+def classify_refusal(status: int, body: bytes) -> ErrorClass:
+    """`classify_status` where the answer's words are known: a 402 or 403 that speaks of the request is `policy`.
+
+    That says nothing of the key or the target for any other request, and another target may well take this one. A
+    refusal for the place that we call from stays the key's: it holds for every request.
+    """
+    if status in _MAY_MEAN_REQUEST and _means_request(_decode(body)):
+        return "policy"
+    return classify_status(status)
+
+
+def _means_request(value: dict[str, Any]) -> bool:
+    error = value.get("error")
+    named = error if isinstance(error, dict) else value
+    said = " ".join(str(each)[:1000] for each in (_message(value), named.get("code"), named.get("type")))
+    return _OF_REQUEST.search(said) is not None and _OF_KEY.search(said) is None
+
+
 def classify_error(error: dict[str, Any]) -> ErrorClass:
-    """The class of an error object inside a 200, by its numeric code or status, else by what it is called."""
+    """The class of an error object inside a 200, by its numeric code or status, else by what it is called.
+
+    Its text counts only where it says that a key's end is none (`classify_refusal`).
+    """
     for name in ("code", "status", "status_code"):
         code = error.get(name)
         if isinstance(code, str) and code.isdecimal() and len(code) == 3:
             code = int(code)
         if type(code) is int and 400 <= code <= 599:
-            return classify_status(code)
+            return "policy" if code in _MAY_MEAN_REQUEST and _means_request(error) else classify_status(code)
     said = " ".join(str(error.get(name, ""))[:100] for name in ("code", "type", "status")).lower()
+    if "content_policy" in said or "content_filter" in said or "moderation" in said:
+        return "policy"
     if "rate_limit" in said or "quota" in said or "resource_exhausted" in said:
         return "key_limited"
     if "authentication" in said or "permission" in said or "api_key" in said or "billing" in said:
@@ -95,17 +132,20 @@ def read_error(status: int, body: bytes, secrets: tuple[str, ...] = ()) -> str:
 
     Reads OpenAI's envelope (also with numeric codes), `{"error": "…"}`, `{"message": …}`, FastAPI's `detail`.
     """
-    message = ""
+    message = _message(_decode(body))
+    text = scrub(message, secrets) if message else ""
+    return text or f"the target refused the request (HTTP {status}) without saying why"
+
+
+def _decode(body: bytes) -> dict[str, Any]:
+    """An error body's object; an empty one where it has none."""
     try:
         value = json.loads(body[:MAX_ERROR_BYTES])
     except (ValueError, RecursionError):
-        value = None
+        return {}
     if isinstance(value, list) and len(value) == 1:
         value = value[0]
-    if isinstance(value, dict):
-        message = _message(value)
-    text = scrub(message, secrets) if message else ""
-    return text or f"the target refused the request (HTTP {status}) without saying why"
+    return value if isinstance(value, dict) else {}
 
 
 def _message(value: dict[str, Any]) -> str:

@@ -21,7 +21,7 @@ from potluck.model.usage import AttemptKind, AttemptRecord, ErrorClass, TokenUsa
 from potluck.policy.estimate import estimate_usage
 from potluck.policy.retry_after import parse_retry_after
 from potluck.ports import Call, Failure
-from potluck.providers.openai import classify_status, read_error
+from potluck.providers.openai import classify_refusal, read_error
 from potluck.proxy import verdict
 from potluck.proxy.relay import Relay
 from potluck.wire.dialects.answer import MalformedAnswer, read_response
@@ -275,12 +275,15 @@ class Attempt:
             self._fail_down("answered something else than the stream that was asked for")
             return
         status = self.status
-        error_class = classify_status(status)
+        error_class = classify_refusal(status, body)
         if error_class == "none":
             error_class = "target_down"  # 201, 204, …: a success that is no answer
         detail = f"answered HTTP {status}"
         if error_class == "caller_fault":
             detail = read_error(status, body, verdict.hidden_of(self.target, self.exchange.capability))
+        elif error_class == "policy":
+            why = "dearer than its credit allows" if status == 402 else "by its own rules"
+            detail = f"refused this request, {why} (HTTP {status})"
         self.fail(Failure(error_class, "first_byte", detail, retry_after_s=self._retry_after_s, status=status))
 
     def _forward(self, out: bytes) -> None:

@@ -172,7 +172,7 @@ class Router:
             return None
         assert run.last is not None
         place = run.last[0].place
-        if run.last[1].error_class in ("key_dead", "key_limited") and not run.rotated:
+        if not run.rotated and retry.another_key_may_do(run.last[1].error_class, run.last[1].status):
             other = self._other_lane(candidates, place, run, now)
             if other is not None:
                 run.rotated = True

@@ -26,6 +26,7 @@ _OUTCOMES: dict[str, Outcome] = {
     "no_target_available": "no_target",
     "invalid_request": "caller_error",
     "request_too_large": "caller_error",
+    "policy_denied": "policy",
     "accounting_unavailable": "policy",
     "overloaded": "shutdown",
 }
@@ -147,7 +148,7 @@ def of_error_object(error: dict[str, Any], where: str) -> Failure:
     A fault that it lays at the caller's door is still the target's here: it said 200 first.
     """
     error_class = classify_error(error)
-    if error_class in ("caller_fault", "none", "policy"):
+    if error_class in ("caller_fault", "none"):
         error_class = "target_down"
     return Failure(error_class, "first_byte", f"reported an error {where}")
 
@@ -169,6 +170,8 @@ def of_failures(failures: list[tuple[str, Failure]], parked_waits_s: list[float]
         asked_s = [failure.retry_after_s for _, failure in failures]
         waits = asked_s if parked_waits_s is None else parked_waits_s
         return RequestError("upstream_rate_limited", message, retry_after_s=smallest_retry_after(waits) or 1.0)
+    if classes == {"policy"}:
+        return RequestError("policy_denied", message)
     if classes == {"target_slow"}:
         return RequestError("upstream_timeout", message)
     if last.truncated:

@@ -11,6 +11,7 @@ from potluck.policy.retry import (
     SAME_TARGET_MAX_S,
     Blame,
     Spent,
+    another_key_may_do,
     backoff_s,
     blame,
     smallest_retry_after,
@@ -69,6 +70,35 @@ def test_another_key_of_the_target_is_no_new_target(error_class: ErrorClass) -> 
     assert spent.may_try("c", "k2", NOW)
     assert not spent.may_try("c", "k1", NOW)
     assert spent.again_after_s("c", NOW, middle) is None
+
+
+@pytest.mark.parametrize(
+    ("error_class", "status", "may"),
+    [
+        ("key_dead", 401, True),
+        ("key_dead", 402, True),
+        ("key_dead", 403, False),
+        ("key_limited", 429, True),
+        ("policy", 402, True),
+        ("policy", 403, False),
+        ("target_down", 503, False),
+        ("target_slow", 0, False),
+        ("caller_fault", 400, False),
+    ],
+)
+def test_when_another_key_may_do(error_class: ErrorClass, status: int, may: bool) -> None:
+    """Not after a 403: it is about the model or the request, and each key asked would be set aside for it."""
+    assert another_key_may_do(error_class, status) is may
+    spent = after(("a", "k1", error_class, "first_byte", status))
+    assert spent.may_try("a", "k2", NOW) is may
+
+
+def test_a_targets_own_rules_end_nothing() -> None:
+    """Another target may take what this one refuses; this one is not asked again."""
+    spent = after(("a", "k", "policy", "first_byte", 403))
+    assert not spent.final
+    assert spent.may_try("b", "k", NOW)
+    assert spent.again_after_s("a", NOW, middle) is None
 
 
 def test_another_key_does_not_help_where_the_target_is_at_fault() -> None:
@@ -149,9 +179,9 @@ def test_the_last_failure_of_a_target_decides() -> None:
     assert not spent.may_try("a", "k3", NOW)
 
 
-@pytest.mark.parametrize("error_class", ["caller_fault", "policy", "client_closed"])
+@pytest.mark.parametrize("error_class", ["caller_fault", "client_closed"])
 def test_some_failures_are_final(error_class: ErrorClass) -> None:
-    """A caller's fault and a policy's refusal never go on, and nobody waits for the rest of a call hung up."""
+    """A caller's fault never goes on, and nobody waits for the rest of a call hung up."""
     spent = after(("a", "k", "target_down", "connect", 0), ("b", "k", error_class, "first_byte", 400))
     assert spent.final
     assert not spent.may_call(NOW)

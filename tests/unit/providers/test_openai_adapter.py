@@ -11,6 +11,7 @@ from potluck.providers.openai import (
     MAX_ERROR_BYTES,
     build_heads,
     classify_error,
+    classify_refusal,
     classify_status,
     models_request,
     read_error,
@@ -82,9 +83,69 @@ def test_statuses(statuses: tuple[int, ...], error_class: str) -> None:
     assert {classify_status(status) for status in statuses} == {error_class}
 
 
+AFFORD = (
+    "This request requires more credits, or fewer max_tokens. You requested up to 32000 tokens, but can only afford"
+)
+FLAGGED = "Your chosen model requires moderation and your input was flagged. No credits were charged."
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (403, {"error": {"code": 403, "message": FLAGGED, "metadata": {"reasons": ["violence"]}}}),
+        (402, {"error": {"code": 402, "message": f"{AFFORD} 27342. To increase, upgrade to a paid account"}}),
+        (402, {"error": {"code": 402, "message": "Prompt tokens limit exceeded: 230799 > 91442."}}),
+        (
+            403,
+            {"code": "no permission", "error": "Content violates usage guidelines. Failed check: SAFETY_CHECK_TYPE_X"},
+        ),
+        (403, {"error": {"message": "Input token count + max_tokens parameter must be less than the context length"}}),
+        (403, {"error": {"message": "Forbidden", "code": "content_policy_violation"}}),
+        (403, {"error": {"message": "Forbidden", "type": "content_filter"}}),
+        (403, [{"error": {"message": "Blocked by the safety filter"}}]),
+        (403, {"detail": "flagged by moderation"}),
+    ],
+)
+def test_what_is_said_of_the_request_is_not_held_against_the_key(status: int, body: Any) -> None:
+    """A flagged prompt, or more tokens than the credit pays for: other requests are served all the same."""
+    assert classify_refusal(status, json.dumps(body).encode()) == "policy"
+    if isinstance(body, dict) and isinstance(body.get("error"), dict):
+        assert classify_error(body["error"] | {"status": status}) == "policy"
+
+
+@pytest.mark.parametrize(
+    ("status", "message"),
+    [
+        (402, "Insufficient credits. Add more using https://h.example/credits"),
+        (402, "Insufficient Balance"),
+        (402, f"{AFFORD} 0. To increase, create a key with a higher monthly limit"),
+        (403, "You do not have access to the model gpt-x"),
+        (403, "Country, region, or territory not supported"),
+        (403, "Key limit exceeded (monthly limit)"),
+        (403, "Your account was flagged for violations of our content policy"),
+        (403, "This organization has been disabled: its inputs violated our content policy"),
+        (403, ""),
+        (401, FLAGGED),
+    ],
+)
+def test_what_is_said_of_the_key_ends_it(status: int, message: str) -> None:
+    """No credit, no access, an account that is closed, and whatever gives no reason."""
+    assert classify_refusal(status, json.dumps({"error": {"message": message}}).encode()) == "key_dead"
+    assert classify_error({"code": status, "message": message}) == "key_dead"
+
+
+@pytest.mark.parametrize("body", [b"", b"<html>moderation</html>", b"null", b'{"error":{"message":', b"[" * 10**5])
+def test_a_refusal_without_readable_words_has_its_status_class(body: bytes) -> None:
+    """What cannot be read excuses nothing; other statuses are not looked into."""
+    assert classify_refusal(403, body) == "key_dead"
+    assert classify_refusal(204, body) == "none"
+    assert classify_refusal(429, b'{"error":{"message":"flagged by moderation"}}') == "key_limited"
+
+
 @pytest.mark.parametrize(
     ("error", "error_class"),
     [
+        ({"code": "content_policy_violation", "type": "invalid_request_error"}, "policy"),
         ({"code": 429}, "key_limited"),
         ({"code": "429"}, "key_limited"),
         ({"code": 400, "type": "invalid_request_error"}, "caller_fault"),

@@ -446,7 +446,7 @@ def test_the_same_target_comes_last() -> None:
     assert [each[2] for each in calls_of(World(A), failure("target_down", status=503))] == ["first", "same"]
 
 
-@pytest.mark.parametrize("what", [LIMITED, REFUSED, failure("key_dead", status=403)])
+@pytest.mark.parametrize("what", [LIMITED, REFUSED, failure("key_dead", status=402), failure("policy", status=402)])
 def test_another_key_of_the_target_comes_first_once(what) -> None:
     """Where the key was the matter: one other key, then the next place, then what keys are left."""
     calls = calls_of(World(A, A2, A3, B), what, what, what, what)
@@ -459,6 +459,13 @@ def test_another_key_of_the_target_comes_first_once(what) -> None:
     assert {credential for name, credential, _, _ in calls if name == "a/m"} == {"main", "second", "third"}
 
 
+@pytest.mark.parametrize("error_class", ["key_dead", "policy"])
+def test_a_403_is_not_carried_from_key_to_key(error_class) -> None:
+    """It is about the model or the request: the next target is called, and no other key of this one at all."""
+    calls = calls_of(World(A, A2, A3, B), *[failure(error_class, status=403)] * 3)
+    assert [(name, kind) for name, _, kind, _ in calls] == [("a/m", "first"), ("b/m", "next")]
+
+
 def test_a_targets_other_keys_share_its_faults() -> None:
     """A target that is down is not asked again by another key."""
     calls = calls_of(World(A, A2, B), DOWN, CUT, DOWN)
@@ -467,9 +474,8 @@ def test_a_targets_other_keys_share_its_faults() -> None:
 
 
 def test_what_is_final_ends_it() -> None:
-    """A caller's fault or a policy's refusal; the caps, and the deadline."""
-    for what in (failure("caller_fault", status=400), failure("policy")):
-        assert len(calls_of(World(A, B), what)) == 1
+    """A caller's fault; the caps, and the deadline."""
+    assert len(calls_of(World(A, B), failure("caller_fault", status=400))) == 1
     made = World(A, B, timeouts=RouteTimeouts(total_s=5))
     candidates = made.ask()
     option = made.first(candidates)

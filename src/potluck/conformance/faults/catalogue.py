@@ -2,7 +2,7 @@
 
 `plain` and `stream` are what an honest gateway with **one** target gives a caller who asked for JSON or for a stream;
 None where the fault has no meaning there. With a second, healthy target every row whose error comes before the first
-content (`in_stream` false, class `key_*` or `target_*`) must end as a good answer instead.
+content (`in_stream` false, class `key_*`, `target_*` or `policy`) must end as a good answer instead.
 """
 
 from collections.abc import Awaitable, Callable
@@ -49,6 +49,7 @@ CUT = Expect(code="upstream_truncated", outcome="upstream_truncated", error_clas
 SLOW = Expect(status=504, code="upstream_timeout", outcome="upstream_timeout", error_class="target_slow")
 STALLED = Expect(code="upstream_timeout", outcome="upstream_timeout", error_class="target_slow", in_stream=True)
 KEY_DEAD = Expect(status=502, code="upstream_error", outcome="upstream_error", error_class="key_dead")
+REFUSED = Expect(status=403, code="policy_denied", outcome="policy", error_class="policy")
 LIMITED = Expect(status=429, code="upstream_rate_limited", outcome="upstream_rate_limited", error_class="key_limited")
 
 FAULTS: dict[str, Fault] = {}

@@ -207,6 +207,13 @@ async def stall_after_head(call: Call) -> None:
     await call.silence()
 
 
+@fault("stall-after-role", "stops after a chunk that only names the role", "504: no content yet", stream=SLOW)
+async def stall_after_role(call: Call) -> None:
+    await call.sse()
+    await call.chunk(event(role_chunk(call.model)))
+    await call.silence()
+
+
 @fault("stall-mid-body", "stops in the middle of the JSON", "504 after idle_s", plain=SLOW)
 async def stall_mid_body(call: Call) -> None:
     await _begin_body(call)

@@ -7,7 +7,7 @@ from types import MappingProxyType
 
 from potluck.conformance import answers
 from potluck.conformance.call import Call, Header
-from potluck.conformance.faults.catalogue import DOWN, KEY_DEAD, LIMITED, SLOW, Expect, Play, fault
+from potluck.conformance.faults.catalogue import DOWN, KEY_DEAD, LIMITED, REFUSED, SLOW, Expect, Play, fault
 
 CANARY = "Incorrect API key provided: sk-canary. Organization org-canary at https://canary.example/v1"
 """what an upstream may say of its account; must not reach a caller"""
@@ -62,6 +62,19 @@ fault("status-429-absurd", "429 with retry-after of 30 years", "capped", plain=L
 fault("status-429-junk", "429 with retry-after: soon, and twice", "ignored", plain=LIMITED, stream=LIMITED)(
     _refuse(429, (b"retry-after", b"soon"), (b"retry-after", b"-3"))
 )
+
+
+@fault("status-403-flagged", "403, for it has flagged the prompt", "the key is not dead", plain=REFUSED, stream=REFUSED)
+async def status_403_flagged(call: Call) -> None:
+    message = f"Your chosen model requires moderation and your input was flagged. {CANARY}"
+    await call.answer(answers.error(403, message), status=403, reason="Forbidden")
+
+
+@fault("status-402-tokens", "402, for `max_tokens` is beyond its credit", "the key is not dead", plain=REFUSED,
+       stream=REFUSED)  # fmt: skip
+async def status_402_tokens(call: Call) -> None:
+    message = f"This request requires more credits, or fewer max_tokens, but can only afford 1234. {CANARY}"
+    await call.answer(answers.error(402, message), status=402, reason="Payment Required")
 
 
 @fault("status-429-date", "429 with retry-after as a date in 30 s", "about 30 seconds", plain=LIMITED, stream=LIMITED)
