@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from potluck.model.resources import Strategy
 from potluck.policy.latency import SIZE_CLASSES
-from potluck.policy.selection import PICK, Wish, leading, order, score, stays
+from potluck.policy.selection import PICK, Wish, leading, score, stays
 from potluck.policy.standing import Option, Standing
 
 TIMES = st.sampled_from([0.0, 1e-9, 1e9]) | st.floats(0, 1e7)
@@ -49,12 +49,11 @@ def options(draw: st.DrawFn) -> list[Option]:
 
 @given(STRATEGIES, options(), WISHES, st.integers(0, 2**32))
 def test_every_pick_is_one_of_the_options(strategy: Strategy, places: list[Option], wish: Wish, seed: int) -> None:
-    """Picking never raises and gives an index; an order has each exactly once; neither changes what it is given."""
+    """Picking never raises, gives an index, and changes nothing of what it is given."""
     before = list(places)
     draw = random.Random(seed).random
     for _ in range(20):
         assert PICK[strategy](places, wish, draw) in range(len(places))
-    assert sorted(order(strategy, places, wish, draw)) == list(range(len(places)))
     assert places == before
 
 

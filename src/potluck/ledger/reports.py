@@ -93,7 +93,8 @@ def request_detail(path: Path, request_id: str, scope: Mapping[str, str] | None 
     """One request whole: its record, and `plan`, the routing decision that it came from; None when there is none
     within `scope`.
 
-    `plan` is as `proxy.explain` made it; None where there was no choice to explain, or none is kept any more.
+    `plan` is as `proxy.explain` made it; None where none is kept any more, and for a call that the gateway's death cut.
+    With a `key_id` in `scope` it is told to a caller: the plan leaves out how upstream keys are called.
     `attempts`, in the order in which they began, the one that answered among them: `n`, `kind`, `target`, `target_id`,
     `provider_id`, `credential_id`, `error_class` (`none`: it did not fail), `error`, `status`, `phase`; `start_ms`,
     `connected_ms`, `first_byte_ms`, `end_ms`: since acceptance, None where not reached; `usage`, `cost_nanousd`,
@@ -106,7 +107,13 @@ def request_detail(path: Path, request_id: str, scope: Mapping[str, str] | None 
     )
     with _reader(path) as connection:
         row = connection.execute(query, values).fetchone()
-    return _record(row[:-1]) | {"plan": _decoded(msgspec.json.decode, row[-1], None)} if row else None
+    if row is None:
+        return None
+    plan = _decoded(msgspec.json.decode, row[-1], None)
+    if plan is not None and scope is not None and "key_id" in scope:
+        for target in plan.get("targets", ()):
+            target.pop("credential", None)
+    return _record(row[:-1]) | {"plan": plan}
 
 
 def list_requests(

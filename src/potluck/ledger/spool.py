@@ -4,7 +4,7 @@ States what happens when the disk does not play along:
 - A write that fails answers `then(False)`; `writable` is False until a new file takes writes again (tried each second).
   Settlements and refusal counts that could not be written are kept in memory (8 MiB) and written then.
 - Above `max_bytes` on disk (the importer is away) new intents are refused; calls already running are still settled.
-- Plans are best effort: while nothing can be written they are passed over, and come again with the next request.
+- Plans are best effort: while nothing can be written they are passed over, and come again within a minute of requests.
 - Power loss may cost what the last second wrote (`fdatasync` in a thread); death by any signal costs nothing.
 
 Calls still open when a file is full are carried over: their intents are written again at the start of the next file,

@@ -185,7 +185,7 @@ class Affinity(msgspec.Struct, frozen=True, omit_defaults=True):
     """Send prompts with the same beginning to the same target, for its prompt cache."""
 
     window_s: float = 600.0
-    """after the last use; an answer that read from the cache renews it"""
+    """after the last use; every answer to a prompt with the same beginning renews it"""
     tolerance: float = 2.0
     """the price of staying: the target is kept while its score is at most this many times the best one's"""
 

@@ -134,7 +134,7 @@ class UsageRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     overhead_us: int = 0
     """spent in the gateway itself"""
     plan: str = ""
-    """id of the `PlanLine` that says which targets were considered, and why; empty: there was no choice to explain"""
+    """id of the `PlanLine` that says which targets were considered, and why; empty: the gateway died before the end"""
 
 
 class Intent(msgspec.Struct, frozen=True, omit_defaults=True, gc=False, tag="i", tag_field="t"):

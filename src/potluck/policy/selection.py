@@ -11,7 +11,7 @@ what is written down, which does not go stale: an exploring call would only brea
 
 from collections.abc import Callable, Sequence
 from hashlib import blake2b
-from math import inf, log
+from math import floor, inf, log, log10
 
 import msgspec
 
@@ -68,7 +68,8 @@ class Wish:
 class Score(msgspec.Struct, frozen=True):
     """The number that ranked an option, and the same in words."""
 
-    value: float
+    value: float | None
+    """None: it is another one for each request"""
     unit: str
     """`tier`, `weight`, `nano-USD`, `ms`, `load` (calls per slot, this one included), `share` (of the draws)"""
     text: str
@@ -263,19 +264,6 @@ PICK: dict[Strategy, Pick] = {
 }
 
 
-def order(strategy: Strategy, options: Sequence[Option], wish: Wish, random: Random) -> list[int]:
-    """All indices in the order in which they would be tried if each failed in turn."""
-    pick = PICK[strategy]
-    left = list(options)
-    indices = list(range(len(left)))
-    ordered = []
-    while left:
-        index = pick(left, wish, random)
-        del left[index]
-        ordered.append(indices.pop(index))
-    return ordered
-
-
 def score(strategy: Strategy, options: Sequence[Option], index: int, wish: Wish) -> Score:
     """The number that ranks `options[index]` among `options`; lower is better but for weights and shares."""
     option = options[index]
@@ -285,7 +273,7 @@ def score(strategy: Strategy, options: Sequence[Option], index: int, wish: Wish)
         total = sum(each.weight for each in options)
         return Score(option.weight, "weight", f"weight {option.weight} of {total}")
     if strategy == "cheapest":
-        return Score(option.cost, "nano-USD", _cost_text(option))
+        return Score(option.cost, "nano-USD", _cost_text(option.cost))
     if strategy == "fastest":
         return Score(_times(options, wish)[index], "ms", _time_text(option, wish))
     if strategy == "least_busy":
@@ -294,8 +282,39 @@ def score(strategy: Strategy, options: Sequence[Option], index: int, wish: Wish)
         return Score((option.standing.in_flight + 1) / option.slots, "load", _busy_text(option) + peak)
     pulls = _pulls(options, wish)
     share = pulls[index] / sum(pulls)
-    parts = f"{_cost_text(option)}, {_time_text(option, wish)}, {_busy_text(option)}"
+    parts = f"{_cost_text(option.cost)}, {_time_text(option, wish)}, {_busy_text(option)}"
     return Score(share, "share", f"{100 * share:.0f} % of the draws: {parts}")
+
+
+def lasting_score(strategy: Strategy, options: Sequence[Option], index: int, wish: Wish) -> Score:
+    """`score` for records: the same for as long as nothing worth telling changes.
+
+    Costs have two digits, times are the nearest of 1, 2, 5, 10, …, and nothing depends on calls in flight.
+    """
+    option = options[index]
+    if strategy in ("priority", "weighted"):
+        return score(strategy, options, index, wish)
+    cost, cost_text = rounded(option.cost, 2), _cost_text(rounded(option.cost, 2))
+    ms = option.standing.latency.expected_ms(wish.stream, wish.size_class, wish.output_tokens)
+    time_text = "not measured yet" if ms is None else f"about {_coarse(ms):g} ms expected"
+    if strategy == "cheapest":
+        return Score(cost, "nano-USD", cost_text)
+    if strategy == "fastest":
+        return Score(None if ms is None else _coarse(ms), "ms", time_text)
+    if strategy == "least_busy":
+        return Score(None, "load", f"{option.slots} slots, {time_text}")
+    return Score(None, "share", f"{cost_text}, {time_text}, {option.slots} slots")
+
+
+def rounded(value: float, digits: int) -> float:
+    """To so many significant digits."""
+    return float(f"{value:.{digits}g}")
+
+
+def _coarse(ms: float) -> float:
+    """The nearest, by ratio, of …, 1, 2, 5, 10, 20, …; 1 at least."""
+    exponent = floor(log10(max(ms, 1.0)))
+    return min((step * 10.0**exponent for step in (1, 2, 5, 10)), key=lambda step: abs(log(max(ms, 1.0) / step)))
 
 
 def stays(strategy: Strategy, options: Sequence[Option], sticky: int, wish: Wish, tolerance: float) -> tuple[bool, str]:
@@ -351,8 +370,8 @@ def _times(options: Sequence[Option], wish: Wish) -> list[float]:
     return [best if ms is None else ms for ms in times]
 
 
-def _cost_text(option: Option) -> str:
-    return "no known price" if option.cost == inf else f"{nanousd_to_usd_text(round(option.cost))} USD expected"
+def _cost_text(nanousd: float) -> str:
+    return "no known price" if nanousd == inf else f"{nanousd_to_usd_text(round(nanousd))} USD expected"
 
 
 def _time_text(option: Option, wish: Wish) -> str:

@@ -123,7 +123,6 @@ class Candidates:
         "measures",
         "mix",
         "model",
-        "named",
         "output_tokens",
         "own_models",
         "plan",
@@ -131,12 +130,12 @@ class Candidates:
         "route",
         "route_field",
         "stale_at",
+        "states",
         "total_s",
         "version",
     )
 
     def __init__(self, named: names.Named, route: Route, mix: TokenMix, hedge_budget: HedgeBudget | None) -> None:
-        self.named = named
         self.model = named.name
         self.own_models = {model.alias_of or model.name for model in named.models}
         """public names that an answer may come from without being a fallback"""
@@ -162,6 +161,9 @@ class Candidates:
         self.stale_at = self.retold_at = 0.0
         """when expected costs, and the plan, are worked out again"""
         self.version = -1
+        """of the registry, when they were looked at last; -1: never"""
+        self.states: list[int] = []
+        """how their lanes stood then"""
         self.generation = 0
         """of the configuration that they were worked out from, as the router counts"""
 
@@ -190,7 +192,7 @@ class Compiler:
         """Raises RequestError: unknown model, not allowed, looser than the key's project."""
         snapshot, key, controls = self.snapshot, self.key, self.controls
         asked = self.envelope.model
-        named = names.resolve(snapshot, asked)
+        named = names.resolve(snapshot, asked, key.organisation_id)
         if named is None:
             raise names.not_found(snapshot, key, asked)
         if not self._may_use(named):
@@ -238,14 +240,14 @@ class Compiler:
             if asked not in (None, named.route.name):
                 message = f"the model {named.name!r} is a route itself, and another one is asked for"
                 raise RequestError("invalid_request", message, param="potluck.route")
-            if not self._takes_caller(named.route):
+            if not names.takes(named.route, self.key):
                 message = f"this key may not use the route {named.route.name!r}"
                 raise RequestError("policy_denied", message, param="model")
             return named.route
         if asked is None or asked == usual.name:
             return usual
-        rules = (*self.snapshot.routes, DEFAULT_ROUTE)
-        wanted = next((each for each in rules if each.name == asked), None)
+        rules = [each for each in self.snapshot.routes if names.within(each, self.key.organisation_id)]
+        wanted = next((each for each in (*rules, DEFAULT_ROUTE) if each.name == asked), None)
         if wanted is None:
             raise RequestError("invalid_request", f"there is no route {asked!r}", param="potluck.route")
         if not self._matches(wanted, {named.name, named.models[0].name, named.models[0].alias_of}):
@@ -263,14 +265,8 @@ class Compiler:
         self._data_class: DataClass = min([each for each in classes if each], key=filters.OPENNESS.__getitem__)
 
     def _matches(self, route: Route, called: set[str]) -> bool:
-        return self._takes_caller(route) and any(
+        return names.takes(route, self.key) and any(
             filters.like(pattern, name) for pattern in route.match.models for name in called
-        )
-
-    def _takes_caller(self, route: Route) -> bool:
-        match, key = route.match, self.key
-        return any(filters.like(pattern, key.project) for pattern in match.projects) and any(
-            filters.like(pattern, key.name) for pattern in match.keys
         )
 
     # --- places and groups

@@ -1,7 +1,9 @@
 """A routing decision as data for people: each target in or out, with its reason and the number that ranked it.
 
-The same form stands in `potluck route explain`, in the records (`GET /v1/requests/{id}`) and in the console. Numbers
-are rounded, so that decisions which differ in nothing worth telling are one plan, written down once.
+The same form stands in `potluck route explain`, in the records (`GET /v1/requests/{id}`) and in the console.
+
+A recorded plan stands for all requests that it fits, and is written down once: it has nothing in it that passes within
+a minute (calls in flight, waits, counts of failures), and its numbers are coarse.
 """
 
 from hashlib import blake2b
@@ -10,14 +12,11 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from potluck.model.usage import PlanLine
-from potluck.policy.selection import Wish, score
+from potluck.policy.selection import Score, Wish, lasting_score, rounded, score
 from potluck.proxy.registry import READY, STATES
 
 if TYPE_CHECKING:
     from potluck.proxy.candidates import Candidates, Group, LaneOption
-
-SIGNIFICANT = 2
-"""digits of the scores in a recorded plan"""
 
 
 class PlannedTarget(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -38,7 +37,7 @@ class PlannedTarget(msgspec.Struct, frozen=True, omit_defaults=True):
     reason: str = ""
     """why the state is not `closed`"""
     score: float | None = None
-    """lower is better, but for weights"""
+    """lower is better, but for weights; none in a record where it is another one for each request"""
     unit: str = ""
 
 
@@ -51,12 +50,13 @@ class Plan(msgspec.Struct, frozen=True, omit_defaults=True):
     targets: list[PlannedTarget]
 
 
-def plan_of(candidates: "Candidates", wish: Wish, now: float, digits: int = 6) -> Plan:
-    """The decision as it stands now."""
+def plan_of(candidates: "Candidates", wish: Wish, now: float, *, recorded: bool = False) -> Plan:
+    """The decision as it stands now; `recorded`: as records refer to it."""
     found: list[PlannedTarget] = []
     for number, group in enumerate(candidates.groups):
         for index, place in enumerate(group.options):
-            found += [_planned(group, number, index, option, wish, now, digits) for option in place.lanes]
+            ranked = (lasting_score if recorded else score)(group.strategy, group.options, index, wish)
+            found += [_planned(group, number, ranked, option, now, recorded=recorded) for option in place.lanes]
     found += [PlannedTarget(name, False, reason) for name, reason in _left_out(candidates)]
     return Plan(
         candidates.model,
@@ -69,14 +69,13 @@ def plan_of(candidates: "Candidates", wish: Wish, now: float, digits: int = 6) -
 def plan_line(candidates: "Candidates", now: float) -> PlanLine:
     """The decision as records refer to it, for an ordinary stream."""
     wish = Wish(stream=True, output_tokens=candidates.output_tokens, now=now)
-    text = msgspec.json.encode(plan_of(candidates, wish, now, SIGNIFICANT))
+    text = msgspec.json.encode(plan_of(candidates, wish, now, recorded=True))
     return PlanLine(blake2b(text, digest_size=8).hexdigest(), msgspec.Raw(text))
 
 
 def _planned(
-    group: "Group", number: int, index: int, option: "LaneOption", wish: Wish, now: float, digits: int
+    group: "Group", number: int, ranked: Score, option: "LaneOption", now: float, *, recorded: bool
 ) -> PlannedTarget:
-    ranked = score(group.strategy, group.options, index, wish)
     state = option.lane.state(now)
     return PlannedTarget(
         option.target.name,
@@ -87,8 +86,8 @@ def _planned(
         number,
         group.why,
         STATES[state],
-        option.lane.reason(now) if state != READY else "",
-        float(f"{ranked.value:.{digits}g}"),
+        option.lane.reason(now, lasting=recorded) if state != READY else "",
+        None if ranked.value is None else rounded(ranked.value, 6),
         ranked.unit,
     )
 

@@ -30,15 +30,15 @@ class Named(msgspec.Struct, frozen=True):
     """the route that was named"""
 
 
-def resolve(snapshot: Snapshot, name: str) -> Named | None:
-    """The models behind `name`; None: there is no such name."""
+def resolve(snapshot: Snapshot, name: str, organisation_id: str) -> Named | None:
+    """The models behind `name` for an organisation's callers; None: there is no such name."""
     base, _, suffix = name.rpartition(":")
     for meant in (_declared, _offered):
-        found = meant(snapshot, name)
+        found = meant(snapshot, name, organisation_id)
         if found is not None:
             return found
         if suffix in SUFFIXES:
-            found = meant(snapshot, base)
+            found = meant(snapshot, base, organisation_id)
             if found is not None:
                 return Named(base, found.models, suffix, found.route)
     pin = snapshot.pins.get(name)
@@ -50,17 +50,17 @@ def model_of(snapshot: Snapshot, name: str) -> CompiledModel | None:
     return snapshot.models.get(name) or snapshot.pins.get(name)
 
 
-def _offered(snapshot: Snapshot, name: str) -> Named | None:
+def _offered(snapshot: Snapshot, name: str, _organisation_id: str) -> Named | None:
     model = snapshot.models.get(name)
     return None if model is None else Named(name, (model,))
 
 
-def _declared(snapshot: Snapshot, name: str) -> Named | None:
+def _declared(snapshot: Snapshot, name: str, organisation_id: str) -> Named | None:
     model = snapshot.models.get(name)
     if model is not None and model.declared:
         return Named(name, (model,))
     for route in snapshot.routes:
-        if route.name == name:
+        if route.name == name and within(route, organisation_id):
             found = _models_of(snapshot, route)
             return Named(name, found, None, route) if found else None
     return None
@@ -76,11 +76,18 @@ def allowed(key: CompiledKey, name: str, alias_of: str = "") -> bool:
     return key.models is None or name in key.models or alias_of in key.models
 
 
+def within(route: Route, organisation_id: str) -> bool:
+    """Whether the rule is an organisation's own, or everybody's; to others it does not exist."""
+    return route.organisation_id in ("", organisation_id)
+
+
 def takes(route: Route, key: CompiledKey) -> bool:
-    """Whether the rule takes requests of the key, by its project and its name."""
+    """Whether the rule takes requests of the key, by its organisation, its project and its name."""
     match = route.match
-    return any(like(pattern, key.project) for pattern in match.projects) and any(
-        like(pattern, key.name) for pattern in match.keys
+    return (
+        within(route, key.organisation_id)
+        and any(like(pattern, key.project) for pattern in match.projects)
+        and any(like(pattern, key.name) for pattern in match.keys)
     )
 
 
@@ -98,7 +105,7 @@ def known_to(snapshot: Snapshot, key: CompiledKey) -> tuple[list[CompiledModel],
     """The models and the rules that the key may call by their names, without what a name that is written down hides."""
     models = snapshot.models
     written = {name for name, model in models.items() if model.declared}
-    routes = [route for route in snapshot.routes if route.name not in written]
+    routes = [each for each in snapshot.routes if each.name not in written and within(each, key.organisation_id)]
     written |= {route.name for route in routes if _models_of(snapshot, route)}
 
     def hidden(name: str) -> bool:

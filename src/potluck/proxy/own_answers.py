@@ -60,7 +60,7 @@ def cards_for(snapshot: Snapshot, key: CompiledKey) -> list[bytes]:
 
 def card_for(snapshot: Snapshot, key: CompiledKey, name: str) -> bytes:
     """The entry of one name, by the meaning that a call of it has. Raises RequestError 403 or 404."""
-    named = names.resolve(snapshot, name)
+    named = names.resolve(snapshot, name, key.organisation_id)
     if named is None or named.prefer is not None:
         raise names.not_found(snapshot, key, name)
     if named.route is not None:

@@ -12,7 +12,7 @@ snapshot and kept; a request then picks among them. Rules of picking:
 A plain request with nothing wrong anywhere and one group of targets takes the short way in `Router.first`.
 """
 
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Iterator
 
 import msgspec
 
@@ -33,10 +33,13 @@ from potluck.wire.errors import RequestError
 
 MAX_KINDS = 10_000
 """kinds of requests kept worked out; more than that at once, and all are made anew"""
+MAX_CONTROLLED_KINDS = 500
+"""the same for kinds with controls of their own, which callers can make up without end"""
 REFRESH_S = 1.0
 """how old expected costs may be"""
 RETELL_S = 60.0
 """how old the numbers in the recorded plan may be; a lane that opens or closes changes it at once"""
+_NOTHING_SAID = (None,) * 6
 
 
 class Run:
@@ -79,6 +82,7 @@ class Router:
         self.registry = registry
         self.on_plan = on_plan
         self._kinds: dict[tuple[object, ...], Candidates] = {}
+        self._controlled: dict[tuple[object, ...], Candidates] = {}
         self._made_from: Snapshot | None = None
         self._generation = 0
         """rises with each configuration"""
@@ -94,19 +98,20 @@ class Router:
         if snapshot is not self._made_from:
             self._forget_kinds(snapshot)
         scope = key.project_id if key.models is None and not self._by_key else key.id
-        controls = envelope.controls
-        kind: tuple[object, ...]
-        if controls is None:
-            kind = (scope, envelope.capability, envelope.model)
-        else:
-            kind = (scope, envelope.capability, envelope.model, *_routed_by(controls))
-        found = self._kinds.get(kind)
+        kinds, most = self._kinds, MAX_KINDS
+        kind: tuple[object, ...] = (scope, envelope.capability, envelope.model)
+        if envelope.controls is not None:
+            routed_by = _routed_by(envelope.controls)
+            if routed_by is not None:
+                kinds, most = self._controlled, MAX_CONTROLLED_KINDS
+                kind += routed_by
+        found = kinds.get(kind)
         if found is None:
             found = Compiler(self.registry, snapshot, key, envelope).compile()
             found.generation = self._generation
-            if len(self._kinds) >= MAX_KINDS:
-                self._kinds.clear()
-            self._kinds[kind] = found
+            if len(kinds) >= most:
+                kinds.clear()
+            kinds[kind] = found
         return found
 
     def renewed(self, candidates: Candidates, key: CompiledKey, envelope: Envelope) -> Candidates | None:
@@ -114,14 +119,18 @@ class Router:
         if self.snapshots.current is self._made_from and candidates.generation == self._generation:
             return candidates
         try:
-            return self.candidates(key, envelope)
+            now_valid = self.candidates(key, envelope)
         except RequestError:
             return None
+        if now_valid.version < 0:  # no first call has looked at them yet: their costs are not known
+            self.refresh(now_valid, self.registry.clock())
+        return now_valid
 
     def _forget_kinds(self, snapshot: Snapshot) -> None:
         self._made_from = snapshot
         self._generation += 1
         self._kinds = {}
+        self._controlled = {}
         self._by_key = any(route.match.keys != ("*",) for route in snapshot.routes)
         self.registry.forget(snapshot)
 
@@ -275,21 +284,29 @@ class Router:
     ) -> LaneOption | None:
         """The general way: look at every lane; ready places first, then those with open breakers."""
         tried: Container[str] = run.places if run is not None else ()
+        for group, usable, limit in self._pools(candidates, tried, now):
+            fitting = usable if fits is None else [each for each in usable if fits(each)]
+            if not fitting:
+                continue
+            if prefix is not None:
+                place = self._sticky(candidates, group, fitting, wish, now, prefix)
+            else:
+                place = fitting[group.pick(fitting, wish, self.registry.random)]
+            return self._begun(self._by_weight(self._lanes(place, now, limit)), now)
+        return None
+
+    def _pools(
+        self, candidates: Candidates, tried: Container[str], now: float
+    ) -> Iterator[tuple[Group, list[PlaceOption], int]]:
+        """Of each group the places that can be called now, with how badly their lanes may stand; the best come first.
+
+        None is empty.
+        """
         for limit in (PROBE, OPEN):
             for group in candidates.groups:
-                usable = [
-                    each
-                    for each in group.options
-                    if each.place not in tried and self._lanes(each, now, limit) and (fits is None or fits(each))
-                ]
-                if not usable:
-                    continue
-                if prefix is not None:
-                    place = self._sticky(candidates, group, usable, wish, now, prefix)
-                else:
-                    place = usable[group.pick(usable, wish, self.registry.random)]
-                return self._begun(self._by_weight(self._lanes(place, now, limit)), now)
-        return None
+                usable = [each for each in group.options if each.place not in tried and self._lanes(each, now, limit)]
+                if usable:
+                    yield group, usable, limit
 
     def _begun(self, option: LaneOption, now: float) -> LaneOption:
         if option.lane.troubled and self.registry.begin(option.lane, now):
@@ -361,16 +378,21 @@ class Router:
 
     def kept(self, candidates: Candidates, envelope: Envelope, body_bytes: int, key: CompiledKey, now: float) -> str:
         """Where affinity would have the request, and whether it goes there, in words; empty: nothing is remembered."""
-        prefix = self._prefix(candidates, envelope, key)
-        warm = self.registry.prefixes.find(prefix, now) if prefix is not None else None
-        wish = self._wish_of(candidates, envelope, body_bytes, key, now)
-        for group in candidates.groups[:1]:
-            for index, option in enumerate(group.options):
-                if option.place == warm and candidates.affinity is not None:
-                    tolerance = candidates.affinity.tolerance
-                    stays_there, why = stays(group.strategy, group.options, index, wish, tolerance)
-                    return f"{option.name} had this beginning: {'stays' if stays_there else 'goes'}, {why}"
-        return ""
+        affinity, prefix = candidates.affinity, self._prefix(candidates, envelope, key)
+        if affinity is None or prefix is None:
+            return ""
+        there = candidates.by_place.get(self.registry.prefixes.find(prefix, now) or "")
+        if there is None:
+            return ""
+        pools = list(self._pools(candidates, (), now))
+        stays_there, why = False, "it cannot be called now"
+        if pools and there in pools[0][1]:
+            wish = self._wish_of(candidates, envelope, body_bytes, key, now)
+            group, usable, _ = pools[0]
+            stays_there, why = stays(group.strategy, usable, usable.index(there), wish, affinity.tolerance)
+        elif any(there in usable for _, usable, _ in pools):
+            why = "others come before it now"
+        return f"{there.name} had this beginning: {'stays' if stays_there else 'goes'}, {why}"
 
     def answered(
         self, candidates: Candidates, option: LaneOption, envelope: Envelope, key: CompiledKey, now: float
@@ -385,9 +407,7 @@ class Router:
 
     def refresh(self, candidates: Candidates, now: float) -> None:
         """Expected costs as they are now, and the plan that records refer to."""
-        changed = candidates.version != self.registry.version
         candidates.stale_at = now + REFRESH_S
-        candidates.version = self.registry.version
         mix = candidates.mix
         for group in candidates.groups:
             for option in group.options:
@@ -397,13 +417,17 @@ class Router:
             group.leaders = [group.options[index] for index in leading(group.strategy, group.options)]
             group.even = len({each.weight for each in group.leaders}) == 1 < len(group.leaders)
         candidates.output_tokens = mix.mean_request().output_tokens
-        if not changed and now < candidates.retold_at:
-            return
-        candidates.retold_at = now + RETELL_S
-        line = explain.plan_line(candidates, now)
-        if line.id != candidates.plan:
+        if candidates.version != self.registry.version:
+            candidates.version = self.registry.version
+            states = [option.lane.state(now) for place in candidates.by_place.values() for option in place.lanes]
+            if states != candidates.states:  # not some other kind's lane
+                candidates.states = states
+                candidates.retold_at = now
+        if now >= candidates.retold_at:
+            candidates.retold_at = now + RETELL_S
+            line = explain.plan_line(candidates, now)
             candidates.plan = line.id
-            self.on_plan(line)
+            self.on_plan(line)  # also when it is the one of before: so it is kept as long as records refer to it
 
     def none_left(self, candidates: Candidates, envelope: Envelope, now: float) -> RequestError:
         """Why `first` found nothing: 400 when the model never could, 429 when all are parked, else 503 with reasons."""
@@ -435,9 +459,10 @@ class Router:
         return waits
 
 
-def _routed_by(controls: Controls) -> tuple[object, ...]:
-    """What of the controls decides on candidates."""
-    return (controls.route, controls.prefer, controls.only, controls.ignore, controls.max_price, controls.data_class)
+def _routed_by(controls: Controls) -> tuple[object, ...] | None:
+    """What of the controls decides on candidates; None: nothing does."""
+    said = (controls.route, controls.prefer, controls.only, controls.ignore, controls.max_price, controls.data_class)
+    return None if said == _NOTHING_SAID else said
 
 
 def _prompt(envelope: Envelope) -> bytes:

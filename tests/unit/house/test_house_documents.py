@@ -25,7 +25,7 @@ from potluck.policy import (
     retry_after,
     selection,
 )
-from potluck.proxy import registry, routing
+from potluck.proxy import candidates, registry, routing
 from potluck.proxy.limits import PlaneLimits
 from potluck.wire import http1
 
@@ -37,7 +37,7 @@ HEAD = re.compile(
     r"# (\d{4}): \S.*\n\n\| Date \| Status \| Tags \|\n\| --- \| --- \| --- \|\n\| (\S+) \| (\w+) \| (.+) \|\n"
 )
 ROUTING = (
-    affinity, breaker, credentials, hedging, latency, mix, retry, retry_after, selection, registry, routing
+    affinity, breaker, candidates, credentials, hedging, latency, mix, retry, retry_after, selection, registry, routing
 )  # fmt: skip
 """modules of decisions, whose numbers are on the page of defaults"""
 TARGETS = ("install", "serve", "test", "test-long", "bench", "lint", "fmt", "lock", "clean")

@@ -230,7 +230,7 @@ def eventful(tmp_path: Path) -> Path:
     home = make_home(tmp_path)
     broken = line(record("broken")).replace(b'"status":200}]', b'"status":"x"}]')
     (home / "spool/0a-000001.jsonl").write_bytes(
-        line(plan("a", targets=[{"target": "x/y", "in": True}]))
+        line(plan("a", targets=[{"target": "x/y", "in": True, "credential": "main"}]))
         + line(EVENTFUL)
         + line(record("gone", plan="plan_gone", outcome="shutdown"))
         + broken
@@ -286,13 +286,23 @@ def test_a_plan_is_shown_with_its_request_alone(eventful: Path) -> None:
     """One request shows its plan, a list does not; a plan that is not kept any more is none."""
     found = request_detail(eventful, EVENTFUL.id)
     assert found is not None
-    assert found["plan"] == {"strategy": "cheapest", "targets": [{"target": "x/y", "in": True}]}
+    assert found["plan"] == {
+        "strategy": "cheapest",
+        "targets": [{"target": "x/y", "in": True, "credential": "main"}],
+    }
     listed = {each["id"]: each for each in list_requests(eventful)["data"]}
     assert "plan" not in listed[EVENTFUL.id]
     assert listed[EVENTFUL.id]["attempts"] == found["attempts"]
     gone = request_detail(eventful, "req_gone")
     assert gone is not None
     assert gone["plan"] is None
+
+
+def test_a_caller_is_not_told_how_upstream_keys_are_called(eventful: Path) -> None:
+    """The plan of a key's own request names targets, states and reasons, and no credential."""
+    found = request_detail(eventful, EVENTFUL.id, {"key_id": EVENTFUL.key_id})
+    assert found is not None
+    assert found["plan"]["targets"] == [{"target": "x/y", "in": True}]
 
 
 def test_an_end_of_the_gateway_is_its_own_fault(eventful: Path) -> None:

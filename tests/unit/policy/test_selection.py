@@ -14,7 +14,7 @@ import pytest
 
 from potluck.model.resources import Strategy
 from potluck.policy.latency import PEAK_DECAY_S
-from potluck.policy.selection import EXPLORE, PICK, Wish, order, score, stays
+from potluck.policy.selection import EXPLORE, PICK, Random, Wish, lasting_score, score, stays
 from potluck.policy.standing import Option, Standing
 
 PICKS = 10_000
@@ -50,6 +50,14 @@ def counts(strategy: Strategy, options: Sequence[Option], picks: int = PICKS, wi
     pick = PICK[strategy]
     found = Counter(pick(options, wish, draw) for _ in range(picks))
     return [found[index] for index in range(len(options))]
+
+
+def order(strategy: Strategy, options: Sequence[Option], wish: Wish, draw: Random) -> list[int]:
+    """All indices as they are picked when each fails in turn."""
+    left, ordered = list(range(len(options))), []
+    while left:
+        ordered.append(left.pop(PICK[strategy]([options[index] for index in left], wish, draw)))
+    return ordered
 
 
 def assert_shares(observed: Sequence[int], weights: Sequence[float]) -> None:
@@ -443,6 +451,35 @@ def test_scores_sort_as_picks_do(strategy: Strategy) -> None:
     ordered = order(strategy, options, PLAIN, lambda: 0.5)
     values = [score(strategy, options, index, PLAIN).value for index in ordered]
     assert all(earlier <= later * 1.1 for earlier, later in pairwise(values))
+
+
+@pytest.mark.parametrize(
+    ("strategy", "value", "text"),
+    [
+        ("priority", 1, "tier 1"),
+        ("weighted", 3, "weight 3 of 4"),
+        ("cheapest", 2_100, "0.0000021 USD expected"),
+        ("fastest", 500, "about 500 ms expected"),
+        ("least_busy", None, "64 slots, about 500 ms expected"),
+        ("balanced", None, "0.0000021 USD expected, about 500 ms expected, 64 slots"),
+    ],
+)
+def test_a_lasting_score_stays(strategy: Strategy, value: float | None, text: str) -> None:
+    """Under some load or none, a little faster or dearer: the same number and words."""
+    for ms, cost, in_flight in ((412.0, 2_112, 0), (545.0, 2_140, 3), (333.0, 2_051, 64)):
+        known = place("a", weight=3, priority=1, cost=cost, ms=ms, in_flight=in_flight)
+        found = lasting_score(strategy, [known, place("b", in_flight=in_flight)], 0, PLAIN)
+        assert (found.value, found.text) == (value, text)
+
+
+@pytest.mark.parametrize(
+    ("ms", "told"), [(0.0, "1"), (1.3, "1"), (14, "10"), (15, "20"), (95, "100"), (7_500, "10000")]
+)
+def test_lasting_times_are_coarse(ms: float, told: str) -> None:
+    """One, two, five, ten, …; what is not measured says so, and what has no price too."""
+    assert lasting_score("fastest", [place("a", ms=ms)], 0, PLAIN).text == f"about {float(told):g} ms expected"
+    blank = place("a", cost=inf)
+    assert lasting_score("balanced", [blank], 0, PLAIN).text == "no known price, not measured yet, 64 slots"
 
 
 # ----------------------------------------------------------------------------------------------------------- affinity

@@ -62,17 +62,65 @@ def test_a_plan_for_whom_nothing_serves() -> None:
     assert not any(each["in"] for each in told(made))
 
 
-def test_a_plan_is_told_once() -> None:
-    """Requests without end, and nothing new: one plan, and its id stays."""
+def test_a_plan_is_told_once_a_minute() -> None:
+    """Requests without end, and nothing new: one plan, retold so that it is kept while requests refer to it."""
     made = World(A, B, strategy="cheapest")
     candidates = made.ask()
-    for _ in range(100):
+    for _ in range(round(2.5 * RETELL_S / REFRESH_S)):
         made.first(candidates)
         made.passes(REFRESH_S)
         candidates.mix.observe(TokenUsage(1_000, 250))
-    assert len(made.plans) == 1
-    assert candidates.plan == made.plans[0].id
-    assert plan_line(candidates, made.now).id == made.plans[0].id
+    assert len(made.plans) == 3
+    assert {plan.id for plan in made.plans} == {candidates.plan, plan_line(candidates, made.now).id}
+
+
+@pytest.mark.parametrize("strategy", sorted(PICK))
+def test_a_plan_repeats_whatever_passes(strategy: str) -> None:
+    """Other calls in flight, a little faster or slower, a failure more, a minute less to wait: the same plan."""
+    made = World(A, B, target("c/m"), target("d/m"), strategy=strategy)
+    candidates = made.ask()
+    for each in candidates.places:
+        for _ in range(20):
+            each.standing.latency.observe_stream(0, 500.0, 0.0, made.now)
+    made.opens(made.lane(B))
+    made.registry.failed(made.lane(target("c/m")), failure("key_limited", retry_after_s=300.0), made.now)
+    breaks(made, made.lane(target("d/m")))
+    ids = set()
+    for n in range(4):
+        for each in candidates.places:
+            each.standing.in_flight = 3 * n
+            each.standing.latency.observe_stream(0, 490.0 + 10 * n, 0.0, made.now)
+        made.registry.failed(made.lane(B), failure("target_down"), made.now)
+        made.now += 2.0
+        made.first(candidates)
+        ids.add(plan_line(candidates, made.now).id)
+    assert len(ids) == 1
+    reasons = [each.get("reason", "") for each in told(made)]
+    assert sorted(reasons) == [
+        "",
+        "breaker open: target_down 0",
+        "its credential is dead: key_dead 401",
+        "parked: key_limited 429",
+    ]
+    full = plan_of(candidates, Wish(), made.now)
+    assert "298 s more" not in bytes(made.plans[-1].plan).decode()
+    assert any("s more" in each.reason for each in full.targets)
+
+
+def test_trouble_elsewhere_retells_nothing() -> None:
+    """A lane of another model opens and closes: plans of this one are not worked out again."""
+    made = World(A, B)
+    made.serve("other", target("x/m"))
+    made.first(made.ask("other"))
+    candidates = made.ask()
+    made.first(candidates)
+    before = len(made.plans)
+    for _ in range(5):
+        made.opens(made.lane(target("x/m")))
+        made.first(candidates)
+        made.registry.clear()
+        made.first(candidates)
+    assert len(made.plans) == before
 
 
 def breaks(made: World, lane: Lane) -> None:
@@ -97,7 +145,7 @@ def test_a_lane_in_trouble_makes_another_plan(trouble, state: str) -> None:
     assert first.id != second.id
     assert candidates.plan == second.id
     assert [each.get("state") for each in told(made)] == [state, "closed"]
-    assert told(made)[0]["reason"] == made.lane(A).reason(made.now)
+    assert told(made)[0]["reason"] == made.lane(A).reason(made.now, lasting=True)
     made.registry.clear()
     made.first(candidates)
     assert [plan.id for plan in made.plans] == [first.id, second.id, first.id]

@@ -21,7 +21,7 @@ def world() -> World:
 
 def resolved(made: World, name: str) -> tuple[str, list[str], str | None, str | None] | None:
     """Name, models, suffix and route that `name` stands for."""
-    found = names.resolve(made.current, name)
+    found = names.resolve(made.current, name, "org_1")
     if found is None:
         return None
     return found.name, [model.name for model in found.models], found.prefer, found.route.name if found.route else None

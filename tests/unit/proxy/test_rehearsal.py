@@ -202,6 +202,35 @@ def test_affinity_says_where_it_keeps_a_prompt() -> None:
     assert (other.order, other.affinity) == (["there/m", "here/m"], "")
 
 
+def test_affinity_is_told_as_requests_meet_it() -> None:
+    """The price of staying is that beside what can be called now; what cannot is not stayed with."""
+    here, there, own = target("here", usd=4), target("there", usd=1), target("own", usd=9, own=True)
+    router = router_of(here, there, own, strategy="cheapest", affinity=Affinity(tolerance=2.0), fallback=("own/*",))
+    envelope = decode_envelope("chat", body())
+    candidates = router.candidates(KEY, envelope)
+
+    def warm_at(each: CompiledTarget) -> None:
+        router.answered(candidates, candidates.by_place[each.place].lanes[0], envelope, KEY, time.monotonic())
+
+    warm_at(here)
+    said = explain(router)
+    assert said.affinity == "here/m had this beginning: goes, costs 300 % more than the best; kept up to 100 %"
+    assert said.order[0] == "there/m"
+    fail(router, there, LIMITED)
+    said = explain(router)
+    assert said.affinity == "here/m had this beginning: stays, as good as the best"
+    assert said.order[0] == "here/m"
+    warm_at(there)
+    said = explain(router)
+    assert said.affinity == "there/m had this beginning: goes, it cannot be called now"
+    assert said.order[0] == "here/m"
+    warm_at(own)
+    assert explain(router).affinity == "own/m had this beginning: goes, others come before it now"
+    fail(router, here, DOWN, 5)
+    assert explain(router).affinity == "own/m had this beginning: stays, as good as the best"
+    assert explain(router).order == ["own/m", "here/m"]
+
+
 def test_a_route_that_does_not_take_the_key_does_not_apply() -> None:
     """The rule named is the one that the key's requests follow."""
     match = RouteMatch(keys=("batch-*",))

@@ -3,8 +3,10 @@
 Long since a router does three things, and each is tested on the same small configuration.
 """
 
+import gc
 from collections import Counter
 
+import msgspec
 import pytest
 from route_rig import World, api_key, envelope, failure, groups, left_out, listing, target
 
@@ -75,6 +77,26 @@ def test_a_rule_for_a_model_takes_its_aliases() -> None:
     made.rule("for-tiny", models=("tiny",))
     made.rule("for-small", models=("small",))
     assert [made.ask(name).route.name for name in ("small", "tiny", "a/m")] == ["for-small", "for-tiny", "default"]
+
+
+def test_a_rule_holds_in_its_own_organisation() -> None:
+    """To others it does not exist: not as the usual rule, not by the control, not as a model; an empty one is all's."""
+    foreign = api_key("other", organisation_id="org_2", project_id="prj_2")
+    made = World(A, B, strategy="cheapest", models=("small",), ignore=("a",))
+    made.rule("for-all", models=("x",))
+    made.swap(routes=(*made.current.routes[:-1], msgspec.structs.replace(made.current.routes[-1], organisation_id="")))
+    assert groups(made.ask()) == [["b/m"]]
+    candidates = made.ask(key=foreign)
+    assert (candidates.route.name, groups(candidates)) == ("default", [["a/m", "b/m"]])
+    assert made.ask("rule").route.name == "rule"
+    assert refusal(made, "rule", key=foreign) == (404, "model_not_found", "model")
+    assert refusal(made, route="rule", key=foreign) == (400, "invalid_request", "potluck.route")
+    assert refusal(made, route="for-all", key=foreign) == (403, "policy_denied", "potluck.route")  # it is known
+    made.rule("both", models=("small",))
+    theirs = msgspec.structs.replace(made.current.routes[-1], id="rte_2", organisation_id="org_2", strategy="fastest")
+    made.swap(routes=(*made.current.routes, theirs))
+    assert made.ask("both", key=foreign).route.strategy == "fastest"
+    assert made.ask("both").route.strategy == "priority"
 
 
 def test_the_first_rule_that_takes_a_request_counts() -> None:
@@ -297,15 +319,69 @@ def test_candidates_go_with_their_snapshot() -> None:
 
 
 def test_kinds_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However many a caller makes up, no more than `MAX_KINDS` are kept."""
+    """However many there are, no more than `MAX_KINDS` are kept, and fewer of those that a caller makes up."""
     monkeypatch.setattr(routing, "MAX_KINDS", 10)
+    monkeypatch.setattr(routing, "MAX_CONTROLLED_KINDS", 5)
     made = World(A)
+    plain = made.ask()
     for n in range(35):
         made.ask(ignore=(f"x{n}",))
-        assert len(made.router._kinds) <= 10
+        assert len(made.router._controlled) <= 5
+    assert made.ask() is plain, "what one caller makes up costs others nothing"
     with pytest.raises(RequestError):
         made.ask("unknown")
-    assert len(made.router._kinds) <= 10
+    for n in range(35):
+        made.ask(key=listing("small", name=str(n)))
+        assert len(made.router._kinds) <= 10
+
+
+def test_controls_that_route_nothing_make_no_kind() -> None:
+    """Tags, resuming, a user: the candidates are those of a request without controls."""
+    made = World(A)
+    assert made.ask(resume="allow") is made.ask() is made.router.candidates(made.key, envelope(tags=("a",)))
+    assert not made.router._controlled
+
+
+def test_candidates_leave_no_cycle() -> None:
+    """Once forgotten they are gone by their counts alone, however they were used; `gc.freeze` would keep cycles."""
+    gc.collect()
+    gc.disable()
+    try:
+        made = World(A, A2, B, strategy="cheapest", fallback=("big",), affinity=Affinity(), hedge=Hedge(max_extra=1.0))
+        made.serve("big", C)
+        candidates = made.ask()
+        made.opens(made.lane(A))
+        made.opens(made.lane(A2))
+        made.passes(20)
+        calls = calls_of(made, DOWN, LIMITED, DOWN)
+        run = made.run(candidates, made.first(candidates))
+        made.rival(candidates, run)
+        made.swap(pins={})
+        made.ask()
+        del candidates, run
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        gc.collect()
+        left = [thing for thing in gc.garbage if type(thing).__module__.startswith("potluck.")]
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
+    assert len(calls) > 2
+    assert not left
+
+
+def test_later_calls_know_what_new_targets_cost() -> None:
+    """A request that began under an older configuration goes on by price, though nobody asked by the new one yet."""
+    made = World(A, strategy="cheapest")
+    candidates = made.ask()
+    option = made.first(candidates)
+    run = made.run(candidates, option)
+    dear, cheap = target("dear/m", usd=9.0, weight=1_000), target("cheap/m", usd=1.0)
+    made.serve("small", A, dear, cheap)
+    run.failed(option, DOWN)
+    renewed = made.router.renewed(candidates, made.key, envelope())
+    following = made.router.next(renewed, run, envelope(), 200, made.key, made.now)
+    assert following.option.target is cheap
 
 
 # ----------------------------------------------------------------------------------------------- what is called first
@@ -403,6 +479,9 @@ def test_the_same_beginning_goes_to_the_same_place() -> None:
     made.router.answered(candidates, option, envelope(), made.key, made.now)
     assert {made.first(candidates).target.name for _ in range(50)} == {option.target.name}
     assert len({made.first(candidates, text=f"Other {n}").target.name for n in range(50)}) == 2
+    made.serve("large", A, target("b/m"))
+    other = made.ask("large")
+    assert len({made.first(other).target.name for _ in range(50)}) == 2  # one model's cache is none of another's
     made.opens(option.lane)
     assert option.target.name not in {made.first(candidates).target.name for _ in range(50)}
     made.succeeds(option.lane)

@@ -1,5 +1,6 @@
 """What a caller says about handling is said once: a limit is not hidden behind a second one."""
 
+import msgspec
 import pytest
 
 from potluck.wire.dialects.envelope import decode_envelope, prompt_bytes, read_control_fields
@@ -22,6 +23,18 @@ def test_a_repeated_control_is_refused(said: bytes, named: str) -> None:
     with pytest.raises(RequestError) as caught:
         decode_envelope("chat", HEAD + said + b"}")
     assert caught.value.param == named
+
+
+@pytest.mark.parametrize("name", ["only", "ignore"])
+def test_a_filter_has_64_entries_at_most(name: str) -> None:
+    """More are refused, and the message says so: kinds of requests are kept by them."""
+    entries = [f"p{n}" for n in range(65)]
+    decode_envelope("chat", HEAD + msgspec.json.encode({name: entries[:64]}) + b"}")
+    with pytest.raises(RequestError) as caught:
+        decode_envelope("chat", HEAD + msgspec.json.encode({name: entries}) + b"}")
+    error = caught.value
+    assert (error.status, error.param) == (400, "potluck")
+    assert error.message.endswith(f"length <= 64 - at `$.{name}`"), error.message
 
 
 def test_header_and_body_name_one_route() -> None:

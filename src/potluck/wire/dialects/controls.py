@@ -8,6 +8,7 @@ from potluck.model.resources import DataClass
 
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
 Tag = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
+Filter = Annotated[tuple[Name, ...], msgspec.Meta(max_length=64)]
 UsdPerMillion = Annotated[float, msgspec.Meta(ge=0)]
 
 
@@ -26,13 +27,13 @@ class CacheControl(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Controls(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Decoded strictly: an unknown member or a wrong type is refused, so that a misspelt control never passes for one.
 
-    `only`, `ignore`: names or kinds of providers and nodes; None: no filter.
+    `only`, `ignore`: names or kinds of providers and nodes, 64 at most; None: no filter.
     """
 
     route: Name | None = None
     prefer: Literal["cheapest", "fastest", "own", "balanced"] | None = None
-    only: tuple[Name, ...] | None = None
-    ignore: tuple[Name, ...] | None = None
+    only: Filter | None = None
+    ignore: Filter | None = None
     max_price: MaxPrice | None = None
     data_class: DataClass | None = None
     cache: CacheControl | None = None
