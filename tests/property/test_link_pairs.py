@@ -402,9 +402,8 @@ def test_a_tampered_link_ends_alone(script: list[tuple[str, int]], changes: list
             core.receive(mutated(frame, n) if frame else b"", world.now)
             core.frames_to_send()
     if healthy is not None:
-        seen: list[e.Event] = []
-        seen += good.pair.to_node()
-        (opened,) = [event for event in seen if isinstance(event, e.Opened)]
+        good.pair.now = world.now
+        (opened,) = [event for event in good.pair.to_node() if isinstance(event, e.Opened)]
         opened.job.accept()
         opened.job.head(200, [])
         opened.job.data(ANSWERS[0][:1000])
