@@ -9,6 +9,7 @@ from route_rig import World, failure, listing, target
 
 from potluck.model.usage import TokenUsage
 from potluck.policy.selection import PICK, Wish
+from potluck.proxy import explain
 from potluck.proxy.explain import plan_line, plan_of
 from potluck.proxy.registry import Lane
 from potluck.proxy.routing import REFRESH_S, RETELL_S
@@ -107,20 +108,24 @@ def test_a_plan_repeats_whatever_passes(strategy: str) -> None:
     assert any("s more" in each.reason for each in full.targets)
 
 
-def test_trouble_elsewhere_retells_nothing() -> None:
+def test_trouble_elsewhere_retells_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """A lane of another model opens and closes: plans of this one are not worked out again."""
     made = World(A, B)
     made.serve("other", target("x/m"))
     made.first(made.ask("other"))
     candidates = made.ask()
     made.first(candidates)
-    before = len(made.plans)
+    worked_out = []
+    monkeypatch.setattr(explain, "plan_line", lambda *asked: worked_out.append(asked) or plan_line(*asked))
     for _ in range(5):
         made.opens(made.lane(target("x/m")))
         made.first(candidates)
         made.registry.clear()
         made.first(candidates)
-    assert len(made.plans) == before
+    assert not worked_out
+    made.opens(made.lane(A))
+    made.first(candidates)
+    assert len(worked_out) == 1
 
 
 def breaks(made: World, lane: Lane) -> None:
