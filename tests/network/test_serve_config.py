@@ -160,7 +160,7 @@ def test_providers_of_a_file_are_asked_for_their_models(tmp_path: Path) -> None:
         with gateway(command(home, file), log) as url:
             key = (home / "first-api-key").read_text().strip()
             assert "lab/told-by-lab" in until("told-by-lab", url=url, key=key)
-            until("provider gone has not named its models: cannot connect", read=log)
+            until("provider gone has not named its models: connection refused", read=log)
         assert log.read_text().count("has not named its models") == 1
         with gateway(command(home, file), log):
             until("provider gone has not named its models", read=log)

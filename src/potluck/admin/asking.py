@@ -113,17 +113,24 @@ async def _fetch(base_url: str, secret: Secret | None, timeout_s: float) -> tupl
         return failed(f"cannot connect: {os.strerror(number).lower() if number else 'the host name is not known'}")
     except (aiohttp.ClientError, OSError, ValueError):
         return failed("the connection broke before a whole answer")
-    if status in (401, 403):
-        return failed(f"it does not accept the key (HTTP {status}): potluck credential rotate")
-    if status != 200:
-        return failed(f"it answered HTTP {status} where a list of models was expected: is the base URL right?")
     if len(body) > MAX_BODY_BYTES:
         return failed(f"its list of models is larger than {MAX_BODY_BYTES} bytes")
-    try:
-        names = _names(body)
-    except msgspec.MsgspecError:
-        return failed("its answer is not a list of models: is the base URL right?")
+    problem, names = named_in(status, body)
+    if problem:
+        return failed(problem)
     return Asked(True, f"it answers, and names {len(names)} models", len(names), status, _since(began)), names
+
+
+def named_in(status: int, body: bytes) -> tuple[str, list[str]]:
+    """What is wrong with an answer, in a sentence, or the models that it names."""
+    if status in (401, 403):
+        return f"it does not accept the key (HTTP {status}): potluck credential rotate", []
+    if status != 200:
+        return f"it answered HTTP {status} where a list of models was expected: is the base URL right?", []
+    try:
+        return "", _names(body)
+    except msgspec.MsgspecError:
+        return "its answer is not a list of models: is the base URL right?", []
 
 
 def _names(body: bytes) -> list[str]:

@@ -1,10 +1,6 @@
-"""`serve --config FILE`: a `potluck.toml` made so before the first request, all or nothing; and what follows a start
-that brought providers: they are asked for their models, while requests are answered already.
-"""
+"""`serve --config FILE`: a `potluck.toml` made so before the first request, all or nothing."""
 
-import asyncio
-import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
@@ -12,10 +8,7 @@ import msgspec
 from potluck.config.errors import ConfigError
 from potluck.config.reading import read, read_text
 from potluck.identity.vault import Vault
-from potluck.snapshot import SnapshotStore
 from potluck.store import Store
-
-log = logging.getLogger("potluck.gateway")
 
 
 class AppliedFile(msgspec.Struct, frozen=True):
@@ -40,7 +33,7 @@ def apply_file(store: Store, vault: Vault, path: Path, env: Mapping[str, str]) -
     from potluck.admin.errors import OperationError
     from potluck.admin.operations.work import Actor, Work, perform
 
-    actor, document = file_actor(Actor("serve", "serve --config", _organisation(store))), draft.document
+    actor, document = file_actor(Actor("serve", "serve --config", organisation_of(store))), draft.document
     if document is None:
         raise ConfigError(store.write_now(perform(vault, actor, lambda work: check(work, draft)))[0])
 
@@ -64,46 +57,8 @@ def apply_file(store: Store, vault: Vault, path: Path, env: Mapping[str, str]) -
         raise ConfigError(problems or f"{path.name}: {error.where}: {error.detail}") from None
 
 
-def unlisted(store: Store) -> list[str]:
-    """Names of providers that have not named any model yet."""
-    query = (
-        "SELECT name FROM providers WHERE NOT builtin AND id NOT IN (SELECT provider_id FROM provider_models)"
-        " ORDER BY created_at_ms, id"
-    )
-    return store.read_rows_now(lambda connection: [str(row[0]) for row in connection.execute(query)])
-
-
-async def ask_for_models(store: Store, vault: Vault, snapshots: SnapshotStore, providers: Iterable[str]) -> None:
-    """Ask each for its models, all at once; one that does not tell is logged. Raises nothing for their faults."""
-    # 200 ms of imports, in a thread: requests are being answered
-    await asyncio.to_thread(_import_asking)
-    from potluck.admin.asking import ask
-    from potluck.admin.control import Control
-    from potluck.admin.errors import OperationError
-    from potluck.admin.operations.work import Actor
-
-    actor = Actor("serve", "serve", await asyncio.to_thread(_organisation, store))
-    control = Control(store, vault, snapshots)
-
-    async def ask_one(name: str) -> None:
-        try:
-            asked = await ask(control, actor, name)
-            problem = "" if asked.ok else asked.detail
-        except OperationError as error:  # removed meanwhile
-            problem = error.detail
-        if problem:
-            log.warning("provider %s has not named its models: %s (potluck provider test %s)", name, problem, name)
-
-    await asyncio.gather(*map(ask_one, providers))
-
-
-def _import_asking() -> None:
-    import aiohttp  # noqa: F401 — `ask` imports it at its first use
-
-    import potluck.admin.asking  # noqa: F401
-
-
-def _organisation(store: Store) -> str:
+def organisation_of(store: Store) -> str:
+    """The id of the home's organisation."""
     query = "SELECT id FROM organisations ORDER BY created_at_ms"
     return store.read_rows_now(lambda connection: str(connection.execute(query).fetchone()[0]))
 

@@ -38,8 +38,9 @@ from potluck.ports import Upstream
 from potluck.proxy.limits import PlaneLimits
 from potluck.proxy.plane import Plane
 from potluck.runtime import announce, memory
-from potluck.runtime.configuration import apply_file, ask_for_models, unlisted
+from potluck.runtime.configuration import apply_file
 from potluck.runtime.live_readings import LiveReadings
+from potluck.runtime.model_lists import ask_for_models, unlisted
 from potluck.runtime.probes import Probes
 from potluck.runtime.ticker import Ticker
 from potluck.snapshot import SnapshotError, SnapshotStore
@@ -214,7 +215,7 @@ class Gateway:
         """What can wait until requests are answered, one after the other."""
         await self._bring_in_control_plane()
         if self._unasked:
-            await ask_for_models(self.store, self.vault, self.snapshots, self._unasked)
+            await ask_for_models(self.store, self.vault, self.snapshots, self.pool, self._unasked)
 
     async def _bring_in_control_plane(self) -> None:
         """Import and attach it. The imports hold the interpreter in slices, while the data plane answers."""

@@ -126,6 +126,11 @@ class ProviderPart(msgspec.Struct, frozen=True, eq=False):
             for account in self.accounts
         ]
 
+    def models_question(self) -> tuple[CompiledTarget, RequestHead]:
+        """A target without heads, which says only where and whose, and the head of a `GET /models` there."""
+        target_id = target_id_of(self.provider.id, "")
+        return self.targets(target_id, "", (), FREE)[0], self.accounts[0].models_head
+
 
 def compile_provider(
     rows: PlaceRows, provider: Provider, vault: Vault, local: tuple[int, Secret] | None

@@ -18,7 +18,7 @@ import msgspec
 from potluck.identity.vault import Vault
 from potluck.model.resources import Route
 from potluck.model.secret import Secret
-from potluck.model.snapshot import CompiledKey, CompiledProbe, Snapshot
+from potluck.model.snapshot import CompiledKey, CompiledProbe, CompiledTarget, RequestHead, Snapshot
 from potluck.snapshot.changes import EVERYTHING, Change
 from potluck.snapshot.compiling import (
     Models,
@@ -130,6 +130,11 @@ class SnapshotStore:
             task = asyncio.ensure_future(self._refresh_quietly(Change(providers=builtin)))
             self._background.add(task)
             task.add_done_callback(self._background.discard)
+
+    def models_question(self, provider: str) -> tuple[CompiledTarget, RequestHead] | None:
+        """Where to ask a provider for its models, and how, by its heaviest credential; None: there is no such."""
+        parts = self._compiled.parts.values()
+        return next((part.models_question() for part in parts if part.provider.name == provider), None)
 
     async def watch(self) -> None:
         """Notice other processes' writes each second and write down which keys were used. Runs until cancelled."""
