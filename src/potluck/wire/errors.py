@@ -27,7 +27,7 @@ ERRORS: dict[str, ErrorKind] = {
     "budget_exceeded": ErrorKind(402, "insufficient_quota", "a cap would be passed"),
     "insufficient_credits": ErrorKind(402, "insufficient_quota", "the balance does not cover the request"),
     "model_not_allowed": ErrorKind(403, "permission_error", "the key may not use this model"),
-    "policy_denied": ErrorKind(403, "permission_error", "a policy forbids the request"),
+    "policy_denied": ErrorKind(403, "permission_error", "a policy forbids the request: ours, or all targets' own"),
     "model_not_found": ErrorKind(404, "invalid_request_error", "no model, alias, route or pin has this name"),
     "unknown_url": ErrorKind(404, "invalid_request_error", "there is no such endpoint"),
     "method_not_allowed": ErrorKind(405, "invalid_request_error", "the endpoint does not take this method"),
