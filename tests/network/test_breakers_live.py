@@ -27,6 +27,9 @@ class Patient:
         self.gateway, self.fake = gateway, fake
         self.mood = "ok"
         self.delay_s = 0.0
+        self.answers = asyncio.Event()
+        self.answers.set()
+        """not set: it keeps its answers back"""
         self.calls = 0
         fake.script["sick"] = self._play
         # connections of their own: a kept-alive one that dies is tried once more by the pool
@@ -38,6 +41,7 @@ class Patient:
     async def _play(self, call: Call) -> None:
         self.calls += 1
         await call.pause(self.delay_s)
+        await self.answers.wait()
         await FAULTS[self.mood].play(call)
 
     async def ask(self, model: str = "m", *, stream: bool = False) -> Response:
@@ -137,15 +141,18 @@ async def test_a_success_between_failures_keeps_it_closed(patient: Patient):
 async def test_exactly_one_probe_of_fifty(patient: Patient):
     """Its time is over and fifty callers come at once: one of them tries it, and when it answers it is used again."""
     await patient.open()
-    patient.mood, patient.delay_s = "ok", 0.1
+    patient.mood = "ok"
+    patient.answers.clear()
     patient.let_pass(FIRST_OPEN_S * JITTER_MAX)
-    answers = await asyncio.gather(*(patient.ask(stream=bool(n % 2)) for n in range(AT_ONCE)))
+    asked = [asyncio.ensure_future(patient.ask(stream=bool(n % 2))) for n in range(AT_ONCE)]
+    await patient.gateway.until(lambda: sum(each.done() for each in asked) == AT_ONCE - 1)
+    patient.answers.set()
+    answers = await asyncio.gather(*asked)
     assert {response.status for response in answers} == {200}
     assert patient.calls == 1
     targets = sorted(response.header("x-potluck-target") or "" for response in answers)
     assert targets == ["p/sick"] + ["q/ok"] * (AT_ONCE - 1)
     assert patient.view.state == "closed"
-    patient.delay_s = 0.0
     assert (await patient.ask()).header("x-potluck-target") == "p/sick"
 
 

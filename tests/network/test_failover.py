@@ -4,9 +4,10 @@ Also what happens where nothing has gone out yet but a comment, and where the fa
 """
 
 import json
+import time
 
 import pytest
-from dataplane import PRICE, Gateway
+from dataplane import PATIENT, PRICE, Gateway
 
 from potluck.conformance import answers
 from potluck.conformance.answers import chat_events
@@ -21,6 +22,9 @@ from potluck.proxy.limits import PlaneLimits
 pytestmark = pytest.mark.timeout(30)
 
 BRISK = Timeouts(connect_s=0.2, first_byte_s=0.2, idle_s=0.2, total_s=5)
+"""of targets that stall; others have all the time that a busy machine may take"""
+AT_ONCE_S = 0.35
+"""less than the shortest pause before the same target is called again"""
 COMMENT_S = 0.2
 
 
@@ -50,8 +54,10 @@ def serve(gateway: Gateway, fake: FakeProvider, name: str) -> None:
     """The model `m`: first a target with the fault, then one that is well."""
     row = FAULTS[name]
     base_url = fake.url_for(name) if row.early else fake.base_url
-    first = gateway.target(base_url, f"{name};mib=8", provider="bad", timeouts=BRISK)
-    gateway.serve("m", first, gateway.target(fake.base_url, "ok", provider="good", timeouts=BRISK))
+    slow = any(each is not None and each.error_class == "target_slow" for each in (row.plain, row.stream))
+    timeouts = BRISK if slow or "stall" in name else PATIENT
+    first = gateway.target(base_url, f"{name};mib=8", provider="bad", timeouts=timeouts)
+    gateway.serve("m", first, gateway.target(fake.base_url, "ok", provider="good"))
 
 
 def canonical(model: str = "ok") -> list[bytes]:
@@ -74,7 +80,7 @@ async def check_record(gateway: Gateway, expect: Expect, *, name: str, stream: b
     assert answered is not None
     assert (answered.n, answered.kind) == (2, "next")
     assert failed.end_us <= answered.start_us <= answered.first_byte_us <= answered.end_us
-    assert answered.start_us - failed.end_us < 100_000, "the next target is called at once"
+    assert answered.start_us - failed.end_us < AT_ONCE_S * 1e6, "the next target is called at once"
     usage = answered.usage
     assert usage == TokenUsage(input_tokens=11, output_tokens=5)
     # what the failed target itself counted is booked, and nothing else
@@ -179,6 +185,7 @@ class TestAfterAComment:
         self.slow_then(fake, "status-500")
         late = gateway.target(fake.base_url, "late", provider="bad")
         gateway.serve("m", late, gateway.target(fake.base_url, "ok", provider="good"))
+        began_s = time.monotonic()
         async with gateway.caller() as caller:
             await caller.send(gateway.request("m", stream=True))
             response = await caller.read_head()
@@ -189,7 +196,7 @@ class TestAfterAComment:
             await caller.read_rest(response)
         assert response.events == [*canonical(), b"[DONE]"]
         comments = [each for each in response.body.split(b"\n\n") if each.startswith(b":")]
-        assert len(comments) == 3
+        assert 3 <= len(comments) <= 1 + (time.monotonic() - began_s) / COMMENT_S
         assert comments[-1] == b": x-potluck-target: good/ok, x-potluck-attempts: 2"
         blocks = response.body.split(b"\n\n")
         assert blocks.index(comments[-1]) == blocks.index(b"data: [DONE]") - 1, "it comes before the stream's end"

@@ -20,9 +20,11 @@ pytestmark = pytest.mark.timeout(30)
 
 AFTER_MS = 50
 LETS_GO_S = 1.0
-LATE_S = 0.35
-SOON_S = 0.25
-"""less than late targets take"""
+LATE_S = 0.8
+SOON_S = 0.6
+"""less than late targets take, and as much as a busy machine may"""
+IN_TIME_MS = 1_000
+"""after which nothing is late that is well, on a busy machine either"""
 
 
 class Race:
@@ -161,7 +163,7 @@ async def test_a_loser_that_spoke_already_is_let_go(race: Race):
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_first_that_is_in_time_has_no_rival(race: Race, stream: bool):
     """Nothing is asked twice while all is well, and no timer is left behind."""
-    race.serve("ok", "ok")
+    race.serve("ok", "ok", hedge=Hedge(after_ms=IN_TIME_MS, max_extra=1.0))
     for _ in range(20):
         response, record, _ = await race.ask(stream=stream)
         check_good(response, "t0", stream=stream)
@@ -228,10 +230,10 @@ async def test_hedges_count_for_the_caps(race: Race):
 
 
 async def test_the_delay_begins_anew_with_the_next_target(race: Race):
-    """The first fails just before it would be late; the second has the whole time for itself."""
-    race.serve("ok", "ok", "ok")
-    race.fake.script["t0"] = failing_after(race, "t0", 0.04, "status-500")
-    race.fake.script["t1"] = failing_after(race, "t1", 0.03, "ok")
+    """The first fails before it would be late; the second has the whole time for itself."""
+    race.serve("ok", "ok", "ok", hedge=Hedge(after_ms=500, max_extra=1.0))
+    race.fake.script["t0"] = failing_after(race, "t0", 0.3, "status-500")
+    race.fake.script["t1"] = failing_after(race, "t1", 0.3, "ok")
     response, record, _ = await race.ask(stream=False)
     check_good(response, "t1", stream=False)
     assert race.called_s["t2"] == []
