@@ -110,14 +110,14 @@ async def test_the_second_answers_where_the_first_is_late(race: Race, stream: bo
     assert over_s - began_s < SOON_S
     assert response.header("x-potluck-target") == "p/t1"
     assert response.header("x-potluck-attempts") == "2"
-    (second_s,), (first_s,) = race.called_s["t1"], race.called_s["t0"]
-    assert AFTER_MS / 1000 - 0.005 < second_s - first_s < SOON_S
     assert await race.let_go_s("t0", over_s) < LETS_GO_S
     answered = record.answered
     assert answered is not None
     assert (answered.n, answered.kind, record.target) == (2, "hedge", "p/t1")
     (loser,) = record.attempts
     assert (loser.n, loser.kind, loser.target, loser.error_class) == (1, "first", "p/t0", "none")
+    assert (len(race.called_s["t0"]), len(race.called_s["t1"])) == (1, 1)
+    assert AFTER_MS - 5 < (answered.start_us - loser.start_us) / 1000 < SOON_S * 1000
     assert loser.usage is not None
     assert loser.usage.estimated
     assert loser.usage.input_tokens > 0
