@@ -323,12 +323,20 @@ class TestDeadKeys:
         assert (await pool.ask("m"))[1] == []
 
     async def test_a_403_costs_a_target_one_key(self, pool: KeyPool):
-        """It is not carried from key to key: the model is there for the next request."""
+        """All keys are asked, but when a second one is forbidden it is the request: the model stays for the next."""
         pool.serve("a", "b", "c")
         pool.moods |= dict.fromkeys("abc", FAULTS["status-403"].play)
         response, used = await pool.ask()
-        assert (response.status, used) == (502, ["a"])
-        assert [pool.view(key).state for key in "bc"] == ["closed", "closed"]
+        assert (response.status, sorted(used)) == (502, ["a", "b", "c"])
+        assert sorted(pool.view(key).state for key in "abc") == ["closed", "closed", "dead"]
+
+    async def test_a_key_without_access_fails_nobody(self, pool: KeyPool):
+        """One key of the only target may not use the model: the other one answers, from the first request on."""
+        pool.serve("a", "b")
+        pool.moods["a"] = FAULTS["status-403"].play
+        for _ in range(8):
+            assert (await pool.ask())[0].status == 200
+        assert (pool.view("a").state, pool.view("b").state) == ("dead", "closed")
 
     @pytest.mark.parametrize("stream", [False, True])
     @pytest.mark.parametrize("behaviour", ["status-403-flagged", "status-402-tokens"])

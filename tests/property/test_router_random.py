@@ -205,15 +205,18 @@ class Exchange:
     def fails(self, call: Call, what: Failure) -> None:
         made, lane = self.made, call.option.lane
         self.leave(call)
-        made.registry.failed(lane, what, made.now, call.option.target, probe=call.option.probe)
-        if what.error_class in ("target_down", "target_slow"):
-            self.books.verdict(lane, breaker=True)
-        elif what.error_class == "key_dead":
-            self.books.verdict(lane, keys=(lane.key if what.status == WHOLE_KEY else lane.refused,))
         run = self.run
         if run is None:
             run = self.run = Run(self.total_at)
             run.called(call.option)
+        if run.says_more(call.option, what):
+            made.registry.failed(lane, what, made.now, call.option.target, probe=call.option.probe)
+            if what.error_class in ("target_down", "target_slow"):
+                self.books.verdict(lane, breaker=True)
+            elif what.error_class == "key_dead":
+                self.books.verdict(lane, keys=(lane.key if what.status == WHOLE_KEY else lane.refused,))
+        elif call.option.probe:
+            made.registry.abandoned(lane)
         run.failed(call.option, what)
         if what.error_class == "caller_fault":
             for other in list(self.attempts):
@@ -223,8 +226,9 @@ class Exchange:
             return  # the other one may still answer
         stood = self.books.before(self.candidates)
         following = made.router.next(self.candidates, run, ENVELOPE, BODY_BYTES, made.key, made.now)
-        if following is not None and following.kind == "key":
-            assert following.option.place != call.option.place or what.status != 403
+        if following is not None and following.kind == "key" and what.status == 403:
+            others = self.untried(stood, OPEN) if run.spent.targets < MAX_TARGETS else []
+            assert following.option.place != call.option.place or not others
         if following is None:
             self.check_end(run, stood)
             return

@@ -38,13 +38,13 @@ FINAL: frozenset[ErrorClass] = frozenset(("caller_fault", "client_closed"))
 
 def another_key_may_do(error_class: ErrorClass, status: int) -> bool:
     """Whether a call that failed so may fare better at the same target by another key."""
-    match error_class:
-        case "key_limited":
-            return True
-        case "key_dead":
-            return status != 403
-        case _:
-            return error_class == "policy" and status == 402  # another account may be able to pay for it
+    # a 402 of the request itself: another account may be able to pay for it
+    return error_class in ("key_dead", "key_limited") or (error_class == "policy" and status == 402)
+
+
+def another_key_first(error_class: ErrorClass, status: int) -> bool:
+    """Whether that key comes before other targets; not after a 403, which is mostly about the model."""
+    return another_key_may_do(error_class, status) and status != 403
 
 
 def jittered(delay_s: float, random: Random) -> float:

@@ -447,9 +447,11 @@ class Exchange:
         """An attempt is over without an answer: the next call, or an honest end."""
         usage = attempt.usage_so_far() if attempt.committed else attempt.usage_said()
         attempt.cancel(failure.detail)
-        now = clock()
-        self.plane.registry.failed(attempt.option.lane, failure, now, attempt.target, probe=attempt.option.probe)
-        run = self._run_so_far()
+        now, run, option = clock(), self._run_so_far(), attempt.option
+        if run.says_more(option, failure):
+            self.plane.registry.failed(option.lane, failure, now, attempt.target, probe=option.probe)
+        else:
+            self._release(option)
         if attempt.kind == "resume" and failure.error_class == "caller_fault":
             # the request was the caller's, but what was sent this time was not
             failure = Failure("target_down", "first_byte", "would not go on from the text that was delivered")

@@ -19,7 +19,7 @@ import msgspec
 from potluck.model.snapshot import CompiledKey, Snapshot
 from potluck.model.usage import AttemptKind, PlanLine
 from potluck.policy import retry
-from potluck.policy.affinity import prefix_of
+from potluck.policy.affinity import PREFIX_BYTES, prefix_of
 from potluck.policy.latency import size_class
 from potluck.policy.selection import Wish, leading, stays
 from potluck.ports import Failure, SnapshotSource
@@ -45,13 +45,15 @@ _NOTHING_SAID = (None,) * 6
 class Run:
     """What a request has tried so far; made when its first call fails or gets a rival."""
 
-    __slots__ = ("lanes", "last", "places", "rotated", "spent")
+    __slots__ = ("forbidden", "lanes", "last", "places", "rotated", "spent")
 
     def __init__(self, deadline: float) -> None:
         self.spent = retry.Spent(deadline)
         self.lanes: set[LaneOption] = set()
         self.places: dict[str, LaneOption] = {}
         """in the order of their first call, with the last lane used"""
+        self.forbidden: set[str] = set()
+        """places that have refused a key by 403"""
         self.rotated = False
         """another key was tried at once already"""
         self.last: tuple[LaneOption, Failure] | None = None
@@ -61,7 +63,16 @@ class Run:
         self.lanes.add(option.plain)
         self.places[option.place] = option.plain
 
+    def says_more(self, option: LaneOption, failure: Failure) -> bool:
+        """Whether the failure is the lane's: when a second key of one target is forbidden too, it is the request's.
+
+        So one request sets one key of a target aside at most, whatever it asks for.
+        """
+        return failure.error_class != "key_dead" or failure.status != 403 or option.place not in self.forbidden
+
     def failed(self, option: LaneOption, failure: Failure) -> None:
+        if failure.status == 403:
+            self.forbidden.add(option.place)
         self.last = (option, failure)
         self.spent.failed(option.place, failure.error_class, failure.phase, failure.status, failure.retry_after_s)
 
@@ -181,7 +192,7 @@ class Router:
             return None
         assert run.last is not None
         place = run.last[0].place
-        if not run.rotated and retry.another_key_may_do(run.last[1].error_class, run.last[1].status):
+        if not run.rotated and retry.another_key_first(run.last[1].error_class, run.last[1].status):
             other = self._other_lane(candidates, place, run, now)
             if other is not None:
                 run.rotated = True
@@ -469,5 +480,5 @@ def _prompt(envelope: Envelope) -> bytes:
     members = envelope.members
     for name in ("messages", "prompt", "input"):
         if name in members:
-            return bytes(memoryview(members[name])[:1024])
+            return bytes(memoryview(members[name])[:PREFIX_BYTES])
     return b""

@@ -11,6 +11,7 @@ from potluck.policy.retry import (
     SAME_TARGET_MAX_S,
     Blame,
     Spent,
+    another_key_first,
     another_key_may_do,
     backoff_s,
     blame,
@@ -77,7 +78,7 @@ def test_another_key_of_the_target_is_no_new_target(error_class: ErrorClass) -> 
     [
         ("key_dead", 401, True),
         ("key_dead", 402, True),
-        ("key_dead", 403, False),
+        ("key_dead", 403, True),
         ("key_limited", 429, True),
         ("policy", 402, True),
         ("policy", 403, False),
@@ -87,8 +88,9 @@ def test_another_key_of_the_target_is_no_new_target(error_class: ErrorClass) -> 
     ],
 )
 def test_when_another_key_may_do(error_class: ErrorClass, status: int, may: bool) -> None:
-    """Not after a 403: it is about the model or the request, and each key asked would be set aside for it."""
+    """Where the key was the matter; after a 403, which may be the model's, only once other targets have been asked."""
     assert another_key_may_do(error_class, status) is may
+    assert another_key_first(error_class, status) is (may and status != 403)
     spent = after(("a", "k1", error_class, "first_byte", status))
     assert spent.may_try("a", "k2", NOW) is may
 

@@ -538,10 +538,20 @@ def test_another_key_of_the_target_comes_first_once(what) -> None:
     assert {credential for name, credential, _, _ in calls if name == "a/m"} == {"main", "second", "third"}
 
 
-@pytest.mark.parametrize("error_class", ["key_dead", "policy"])
-def test_a_403_is_not_carried_from_key_to_key(error_class) -> None:
-    """It is about the model or the request: the next target is called, and no other key of this one at all."""
-    calls = calls_of(World(A, A2, A3, B), *[failure(error_class, status=403)] * 3)
+def test_a_403_asks_other_targets_before_other_keys() -> None:
+    """It is mostly about the model: the next target is called first, then what keys of this one are left."""
+    calls = calls_of(World(A, A2, A3, B), *[failure("key_dead", status=403)] * 4)
+    assert [(name, kind) for name, _, kind, _ in calls] == [
+        ("a/m", "first"),
+        ("b/m", "next"),
+        ("a/m", "key"),
+        ("a/m", "key"),
+    ]
+
+
+def test_a_refused_prompt_is_not_carried_from_key_to_key() -> None:
+    """What a provider's rules refuse, they refuse by every key."""
+    calls = calls_of(World(A, A2, A3, B), *[failure("policy", status=403)] * 3)
     assert [(name, kind) for name, _, kind, _ in calls] == [("a/m", "first"), ("b/m", "next")]
 
 
