@@ -296,9 +296,12 @@ async def test_the_child_of_an_earlier_gateway_is_swept(model_home: Path) -> Non
 
 
 GATEWAY = """
-import asyncio, sys
+import asyncio, signal, sys
 from pathlib import Path
 from potluck.engines.builtin import BuiltinModel
+
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # whoever runs the tests may ignore them, as nohup and `&` do
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 async def main():
     model = BuiltinModel(Path(sys.argv[1]), asyncio.get_running_loop(), lambda port, secret: None)

@@ -4,7 +4,8 @@ States what happens when the disk does not play along:
 - A write that fails answers `then(False)`; `writable` is False until a new file takes writes again (tried each second).
   Settlements and refusal counts that could not be written are kept in memory (8 MiB) and written then.
 - Above `max_bytes` on disk (the importer is away) new intents are refused; calls already running are still settled.
-- Plans are best effort: while nothing can be written they are passed over, and come again within a minute of requests.
+- Plans are kept as settlements are, since records that are kept refer to them. What finds no room comes again, within
+  a minute of requests, and is not counted as dropped.
 - Power loss may cost what the last second wrote (`fdatasync` in a thread); death by any signal costs nothing.
 
 Calls still open when a file is full are carried over: their intents are written again at the start of the next file,
@@ -146,7 +147,7 @@ class Spool:
     def plan(self, line: PlanLine) -> None:
         """Write a routing decision, unless it was written lately. `line.plan` is compact JSON: one line."""
         plans = self._plans
-        if line.id in plans or not self.writable:
+        if line.id in plans:
             return
         if len(plans) >= MAX_PLANS:
             plans.clear()

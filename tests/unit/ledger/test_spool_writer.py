@@ -344,7 +344,29 @@ async def test_plans_wait_for_nothing(spool: Spool, tmp_path: Path, monkeypatch:
     spool.settle(record("2"), answers.then("2"))
     await answers.wait(2)
     found = [each for file in list_files(tmp_path / "spool") for each in lines_of(file.path)]
-    assert [each.get("id") for each in found] == ["plan_a", "plan_b", None]
+    names = [each.get("id") for each in found]
+    assert names[-1] is None, "the record comes last"
+    assert sorted(names[:-1]) == ["plan_a", "plan_b"]
+
+
+async def test_a_plan_is_kept_with_the_record_that_refers_to_it(
+    spool: Spool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is first decided while nothing can be written is written with what waits for the disk, and before it."""
+    disk, answers = Disk(monkeypatch), Answers()
+    disk.room = 0
+    spool.settle(record("1"), answers.then("1"))
+    await answers.wait(1)
+    assert not spool.writable
+    spool.plan(plan("late"))
+    spool.settle(record("2", plan="plan_late"), answers.then("2"))
+    await answers.wait(2)
+    disk.room = 1 << 40
+    await until(lambda: spool.writable)
+    found = [each for file in list_files(tmp_path / "spool") for each in lines_of(file.path)]
+    kinds = [each["t"] for each in found]
+    assert kinds == ["s", "p", "s"]
+    assert spool.dropped == 0
 
 
 async def test_a_directory_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
