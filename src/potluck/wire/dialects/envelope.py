@@ -24,6 +24,9 @@ MAX_USER_CHARS = 256
 MAX_MEMBERS = 1000
 """OpenAI's own requests have fewer than forty; each one costs time that all callers share"""
 _MODEL_NAME = re.compile(rf"[\x21-\x7e]{{1,{MAX_MODEL_CHARS}}}").fullmatch
+MAX_KNOWN_MODELS = 1_000
+_KNOWN_MODELS: dict[bytes, str] = {}
+"""good names as they were written, decoded: a gateway serves few, and each is asked for again and again"""
 MAX_COUNT = (1 << 53) - 1
 """the largest integer that every JSON reader takes alike"""
 EXACT_SCAN_MAX_BYTES = 1 << 20
@@ -159,12 +162,20 @@ def _model(members: dict[str, Raw]) -> str:
     raw = members.get("model")
     if raw is None:
         _refuse("model", "is missing: name the model to use")
+    text = bytes(raw)
+    known = _KNOWN_MODELS.get(text)
+    if known is not None:
+        return known
     try:
         model = _decode_str(raw)
     except msgspec.ValidationError:
         _refuse("model", "must be a string")
     if _MODEL_NAME(model) is None:
         _refuse("model", f"must be 1 to {MAX_MODEL_CHARS} characters of printable ASCII without spaces")
+    if len(text) <= MAX_MODEL_CHARS:
+        if len(_KNOWN_MODELS) >= MAX_KNOWN_MODELS:
+            _KNOWN_MODELS.clear()
+        _KNOWN_MODELS[text] = model
     return model
 
 
