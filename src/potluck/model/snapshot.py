@@ -2,6 +2,7 @@
 
 import msgspec
 
+from potluck.model.node import CompiledNode, NodePlace, OwnDevices
 from potluck.model.price import Price
 from potluck.model.resources import (
     AssistantPrefix,
@@ -50,7 +51,7 @@ class CompiledTarget(msgspec.Struct, frozen=True, eq=False):
     provider: str
     credential_id: str | None
     upstream: str
-    """which implementation of `ports.Upstream` carries it: `pool` (later `hub`)"""
+    """which implementation of `ports.Upstream` carries it: `pool`, `local`, `hub`"""
     endpoint: Endpoint
     model_json: bytes
     """the upstream model's name as JSON text, for the `model` member"""
@@ -73,6 +74,12 @@ class CompiledTarget(msgspec.Struct, frozen=True, eq=False):
     """names the target's state (breaker, estimates): the same for every model that has this target"""
     unroutable: str = ""
     """why it must not be called ("no price: potluck model price …"); empty: routable"""
+    node: NodePlace | None = None
+    """it is on a node; `provider_id` is then the node's id, and `provider` `node:NAME`"""
+    community: bool = False
+    """somebody else's machine: data class `open` only"""
+    owner: str = ""
+    """of a node: `project:NAME`, or empty for the whole organisation"""
 
 
 class CompiledModel(msgspec.Struct, frozen=True, eq=False):
@@ -116,6 +123,7 @@ class CompiledKey(msgspec.Struct, frozen=True, eq=False):
     created_at_ms: int
     model_order: tuple[str, ...] = ()
     """`models` in the key's own order, for routes that fall back to `key:*`"""
+    own_devices: OwnDevices = "off"
 
 
 class Snapshot(msgspec.Struct, frozen=True, eq=False):
@@ -131,3 +139,5 @@ class Snapshot(msgspec.Struct, frozen=True, eq=False):
     routes: tuple[Route, ...] = ()
     """in the order in which they are tried"""
     probes: tuple[CompiledProbe, ...] = ()
+    nodes: dict[str, CompiledNode] = {}
+    """by id; without the revoked ones"""

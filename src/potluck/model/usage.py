@@ -35,9 +35,19 @@ Outcome = Literal[
 """How a request ended. `shutdown`: the gateway's drain was over first. `lost`: the process died in between."""
 
 ErrorClass = Literal[
-    "none", "key_dead", "key_limited", "target_down", "target_slow", "caller_fault", "policy", "client_closed", "lost"
+    "none",
+    "key_dead",
+    "key_limited",
+    "target_down",
+    "target_slow",
+    "refused",
+    "caller_fault",
+    "policy",
+    "client_closed",
+    "lost",
 ]
-"""Why an attempt failed (architecture §5.2): a closed set, used in metrics, logs, records and headers."""
+"""Why an attempt failed (architecture §5.2): a closed set, used in metrics, logs, records and headers. `refused`: a node
+said not now or not here; the next target's turn, and nothing is held against it."""
 
 
 AttemptKind = Literal["first", "next", "key", "same", "hedge", "resume"]

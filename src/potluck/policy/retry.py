@@ -76,7 +76,7 @@ def blame(error_class: ErrorClass, target: str = "", *, shutdown: bool = False) 
             return "policy"
         case "lost":
             return "gateway"
-        case "key_dead" | "key_limited" | "target_down" | "target_slow":
+        case "key_dead" | "key_limited" | "target_down" | "target_slow" | "refused":
             return "node" if target.startswith("node:") else "provider"
 
 

@@ -1,6 +1,6 @@
 """The interfaces between rooms, nothing else.
 
-Implementations live in `upstream` (later `hub`), `ledger`, `telemetry` and `snapshot`; `runtime` hands them in.
+Implementations live in `upstream`, `hub`, `ledger`, `telemetry` and `snapshot`; `runtime` hands them in.
 """
 
 from collections.abc import Callable
@@ -8,8 +8,9 @@ from typing import Protocol
 
 from potluck.model.snapshot import CompiledKey, CompiledTarget, RequestHead, Snapshot
 from potluck.model.usage import ErrorClass, Intent, PlanLine, UsageRecord
+from potluck.wire.link_messages import Caps, Load
 
-__all__ = ["Call", "Failure", "Meter", "Recorder", "Sink", "SnapshotSource", "Upstream"]
+__all__ = ["Call", "Failure", "Meter", "NodeEvents", "Recorder", "Sink", "SnapshotSource", "Upstream"]
 
 
 class Failure:
@@ -97,7 +98,7 @@ class Call(Protocol):
 
 
 class Upstream(Protocol):
-    """Something that carries a request to a target: the connection pool, later node links."""
+    """Something that carries a request to a target: the connection pool, the built-in model, node links."""
 
     def open(self, target: CompiledTarget, head: RequestHead, body: bytes, sink: Sink) -> Call:
         """Start a call. Never raises and never calls the sink before it has returned."""
@@ -141,3 +142,28 @@ class SnapshotSource(Protocol):
 
     def touch(self, key: CompiledKey) -> None:
         """The key was used (for `last_used_at`); a set add, flushed elsewhere."""
+
+
+class NodeEvents(Protocol):
+    """What the hub tells of nodes. Plain callbacks on the loop; they return at once and raise nothing.
+
+    Everything in `Caps` and `Load` is the word of a stranger, within the ranges of `wire.link_messages`.
+    """
+
+    def offered(self, node_id: str, caps: Caps, agent: str) -> None:
+        """It announced what it has. `Links.in_force(node_id, revision)` once the snapshot routes by it."""
+
+    def stands(self, node_id: str, reason: str) -> None:
+        """Whether calls may go there now; empty: they may, else why not, in words: `not connected`, `paused: …`.
+
+        Told at every change; a node that nothing was told of is not connected.
+        """
+
+    def loaded(self, node_id: str, load: Load, rtt_ms: float | None) -> None:
+        """How busy it says it is: every heartbeat, and at once on a change."""
+
+    def refused(self, node_id: str, model: str, code: str, eta_s: float | None) -> None:
+        """It refused a call, or the hub did in its name; `code` as in `wire.link_messages.RefuseCode`."""
+
+    def reported(self, node_id: str, event: str, detail: str) -> None:
+        """For the audit log and the operator: `connected`, `lost`, `clone`, `violation`, `log`. Rate-limited."""

@@ -15,6 +15,8 @@ class Change(msgspec.Struct, frozen=True):
     prices: bool = False
     rules: bool = False
     """routes: read again by themselves, nothing else is compiled"""
+    nodes: frozenset[str] = frozenset()
+    """enrolled, approved, drained, announced, priced, revoked"""
     everything: bool = False
 
     @property
@@ -24,8 +26,8 @@ class Change(msgspec.Struct, frozen=True):
 
     @property
     def places(self) -> bool:
-        """Providers, models or prices: what targets are compiled from."""
-        return bool(self.providers or self.models or self.prices or self.everything)
+        """Providers, nodes, models or prices: what targets are compiled from."""
+        return bool(self.providers or self.models or self.prices or self.nodes or self.everything)
 
     def __or__(self, other: "Change") -> "Change":
         return Change(
@@ -35,6 +37,7 @@ class Change(msgspec.Struct, frozen=True):
             self.models or other.models,
             self.prices or other.prices,
             self.rules or other.rules,
+            self.nodes | other.nodes,
             self.everything or other.everything,
         )
 

@@ -72,6 +72,7 @@ api_keys = sa.Table(
     sa.Column("previous_until_ms", sa.BigInteger),
     sa.Column("models", sa.Text, nullable=False, server_default="[]"),
     sa.Column("tags", sa.Text, nullable=False, server_default="[]"),
+    sa.Column("own_devices", sa.Text, nullable=False, server_default="off"),
     sa.Column("expires_at_ms", sa.BigInteger),
     sa.Column("revoked_at_ms", sa.BigInteger),
     sa.Column("last_used_at_ms", sa.BigInteger),
@@ -176,6 +177,86 @@ targets = sa.Table(
     sa.Column("slots", sa.Integer),
     *_made(),
     sa.UniqueConstraint("model_id", "provider_id", "upstream_model"),
+)
+
+# targets of a model on nodes: `node` is a node's name or a pattern of names, as of now and later
+node_targets = sa.Table(
+    "node_targets",
+    metadata,
+    _id(),
+    _organisation(),
+    sa.Column("model_id", sa.Text, sa.ForeignKey("models.id", ondelete="CASCADE"), nullable=False),
+    sa.Column("node", sa.Text, nullable=False),
+    sa.Column("upstream_model", sa.Text, nullable=False),
+    sa.Column("position", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("weight", sa.Integer, nullable=False, server_default="1"),
+    sa.Column("priority", sa.Integer),
+    *_made(),
+    sa.UniqueConstraint("model_id", "node", "upstream_model"),
+)
+
+join_tokens = sa.Table(
+    "join_tokens",
+    metadata,
+    _id(),
+    _organisation(),
+    _name(),
+    sa.Column("hash", sa.LargeBinary, nullable=False, unique=True),
+    sa.Column("hint", sa.Text, nullable=False),
+    # null: without end
+    sa.Column("uses_left", sa.Integer),
+    sa.Column("approved", sa.Boolean, nullable=False),
+    sa.Column("ephemeral", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column("community", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column("owner", sa.Text, nullable=False, server_default=""),
+    sa.Column("tags", sa.Text, nullable=False, server_default="[]"),
+    sa.Column("max_models", sa.Integer),
+    # JSON of `model.node.NodePrice`
+    sa.Column("max_price", sa.Text),
+    sa.Column("expires_at_ms", sa.BigInteger, nullable=False),
+    sa.Column("revoked_at_ms", sa.BigInteger),
+    *_made(),
+)
+
+nodes = sa.Table(
+    "nodes",
+    metadata,
+    _id(),
+    _organisation(),
+    _name(),
+    sa.Column("state", sa.Text, nullable=False),
+    # the token that it came by, for history: that may be gone
+    sa.Column("join_token_id", sa.Text),
+    sa.Column("key_id", sa.Text, nullable=False),
+    sa.Column("public_key", sa.LargeBinary, nullable=False, unique=True),
+    # the key before the last rotation, good until `previous_until_ms`
+    sa.Column("previous_key_id", sa.Text),
+    sa.Column("previous_public_key", sa.LargeBinary),
+    sa.Column("previous_until_ms", sa.BigInteger),
+    sa.Column("owner", sa.Text, nullable=False, server_default=""),
+    sa.Column("community", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column("ephemeral", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column("tags", sa.Text, nullable=False, server_default="[]"),
+    sa.Column("max_models", sa.Integer),
+    sa.Column("max_price", sa.Text),
+    sa.Column("drained", sa.Boolean, nullable=False, server_default=sa.false()),
+    # JSON of `model.node.Offer`: what it announced last
+    sa.Column("offer", sa.Text, nullable=False, server_default="{}"),
+    # JSON, model → NodePrice: set at the gateway
+    sa.Column("prices", sa.Text, nullable=False, server_default="{}"),
+    sa.Column("agent", sa.Text, nullable=False, server_default=""),
+    sa.Column("last_seen_at_ms", sa.BigInteger),
+    sa.Column("revoked_at_ms", sa.BigInteger),
+    *_made(),
+    # a name is free again once its node is revoked
+    sa.Index(
+        "uq_nodes_live_name",
+        "organisation_id",
+        "name",
+        unique=True,
+        sqlite_where=sa.text("revoked_at_ms IS NULL"),
+        postgresql_where=sa.text("revoked_at_ms IS NULL"),
+    ),
 )
 
 routes = sa.Table(

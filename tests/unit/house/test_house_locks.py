@@ -6,7 +6,7 @@ import tomllib
 import pytest
 from house_tree import ROOT, shown, tracked_files
 
-LOCKS = {name: (ROOT / "requirements" / f"{name}.txt").read_text(encoding="utf-8") for name in ("serve", "dev")}
+LOCKS = {name: (ROOT / "requirements" / f"{name}.txt").read_text(encoding="utf-8") for name in ("serve", "dev", "node")}
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 PIN = re.compile(r"^([a-z0-9-]+)==(\S+)", re.MULTILINE)
 
@@ -26,7 +26,7 @@ def test_a_lock_carries_no_address(name: str) -> None:
 def test_every_pin_has_a_hash(name: str) -> None:
     """Every pinned package is followed by at least one hash."""
     blocks = re.split(r"^(?=[a-z0-9-]+==)", LOCKS[name], flags=re.MULTILINE)[1:]
-    assert len(blocks) > 10
+    assert len(blocks) >= 6
     assert [block.split()[0] for block in blocks if "--hash=sha256:" not in block] == []
 
 

@@ -142,7 +142,7 @@ CREATE TABLE api_keys (
 	created_at_ms BIGINT NOT NULL, 
 	updated_at_ms BIGINT NOT NULL, 
 	origin TEXT DEFAULT 'api' NOT NULL, 
-	maker TEXT DEFAULT 'api' NOT NULL, 
+	maker TEXT DEFAULT 'api' NOT NULL, own_devices TEXT DEFAULT 'off' NOT NULL, 
 	CONSTRAINT pk_api_keys PRIMARY KEY (id), 
 	CONSTRAINT fk_api_keys_organisation_id FOREIGN KEY(organisation_id) REFERENCES organisations (id), 
 	CONSTRAINT fk_api_keys_project_id FOREIGN KEY(project_id) REFERENCES projects (id), 
@@ -226,4 +226,82 @@ CREATE TABLE routes (
 	CONSTRAINT uq_routes_organisation_id_name UNIQUE (organisation_id, name)
 );
 
-INSERT INTO alembic_version (version_num) VALUES ('0002');
+CREATE TABLE node_targets (
+	id TEXT NOT NULL, 
+	organisation_id TEXT NOT NULL, 
+	model_id TEXT NOT NULL, 
+	node TEXT NOT NULL, 
+	upstream_model TEXT NOT NULL, 
+	position INTEGER DEFAULT '0' NOT NULL, 
+	weight INTEGER DEFAULT '1' NOT NULL, 
+	priority INTEGER, 
+	created_at_ms BIGINT NOT NULL, 
+	updated_at_ms BIGINT NOT NULL, 
+	origin TEXT DEFAULT 'api' NOT NULL, 
+	maker TEXT DEFAULT 'api' NOT NULL, 
+	CONSTRAINT pk_node_targets PRIMARY KEY (id), 
+	CONSTRAINT fk_node_targets_model_id FOREIGN KEY(model_id) REFERENCES models (id) ON DELETE CASCADE, 
+	CONSTRAINT fk_node_targets_organisation_id FOREIGN KEY(organisation_id) REFERENCES organisations (id), 
+	CONSTRAINT uq_node_targets_model_id_node_upstream_model UNIQUE (model_id, node, upstream_model)
+);
+
+CREATE TABLE join_tokens (
+	id TEXT NOT NULL, 
+	organisation_id TEXT NOT NULL, 
+	name TEXT NOT NULL, 
+	hash BLOB NOT NULL, 
+	hint TEXT NOT NULL, 
+	uses_left INTEGER, 
+	approved BOOLEAN NOT NULL, 
+	ephemeral BOOLEAN DEFAULT 0 NOT NULL, 
+	community BOOLEAN DEFAULT 0 NOT NULL, 
+	owner TEXT DEFAULT '' NOT NULL, 
+	tags TEXT DEFAULT '[]' NOT NULL, 
+	max_models INTEGER, 
+	max_price TEXT, 
+	expires_at_ms BIGINT NOT NULL, 
+	revoked_at_ms BIGINT, 
+	created_at_ms BIGINT NOT NULL, 
+	updated_at_ms BIGINT NOT NULL, 
+	origin TEXT DEFAULT 'api' NOT NULL, 
+	maker TEXT DEFAULT 'api' NOT NULL, 
+	CONSTRAINT pk_join_tokens PRIMARY KEY (id), 
+	CONSTRAINT fk_join_tokens_organisation_id FOREIGN KEY(organisation_id) REFERENCES organisations (id), 
+	CONSTRAINT uq_join_tokens_hash UNIQUE (hash)
+);
+
+CREATE TABLE nodes (
+	id TEXT NOT NULL, 
+	organisation_id TEXT NOT NULL, 
+	name TEXT NOT NULL, 
+	state TEXT NOT NULL, 
+	join_token_id TEXT, 
+	key_id TEXT NOT NULL, 
+	public_key BLOB NOT NULL, 
+	previous_key_id TEXT, 
+	previous_public_key BLOB, 
+	previous_until_ms BIGINT, 
+	owner TEXT DEFAULT '' NOT NULL, 
+	community BOOLEAN DEFAULT 0 NOT NULL, 
+	ephemeral BOOLEAN DEFAULT 0 NOT NULL, 
+	tags TEXT DEFAULT '[]' NOT NULL, 
+	max_models INTEGER, 
+	max_price TEXT, 
+	drained BOOLEAN DEFAULT 0 NOT NULL, 
+	offer TEXT DEFAULT '{}' NOT NULL, 
+	prices TEXT DEFAULT '{}' NOT NULL, 
+	agent TEXT DEFAULT '' NOT NULL, 
+	last_seen_at_ms BIGINT, 
+	revoked_at_ms BIGINT, 
+	created_at_ms BIGINT NOT NULL, 
+	updated_at_ms BIGINT NOT NULL, 
+	origin TEXT DEFAULT 'api' NOT NULL, 
+	maker TEXT DEFAULT 'api' NOT NULL, 
+	CONSTRAINT pk_nodes PRIMARY KEY (id), 
+	CONSTRAINT fk_nodes_organisation_id FOREIGN KEY(organisation_id) REFERENCES organisations (id), 
+	CONSTRAINT uq_nodes_public_key UNIQUE (public_key)
+);
+
+CREATE UNIQUE INDEX uq_nodes_live_name ON nodes (organisation_id, name) WHERE revoked_at_ms IS NULL;
+
+INSERT INTO alembic_version (version_num) VALUES ('0003');
