@@ -14,6 +14,11 @@ NODE_PREFIX = "node:"
 """before a node's name wherever it stands among providers: `node:lab-1/llama3.2:3b`"""
 
 
+def place_of(node_id: str, engine: str, model: str) -> str:
+    """Names the live state of one model on one node (`CompiledTarget.place`)."""
+    return f"{node_id} {engine} {model}"
+
+
 class NodePrice(msgspec.Struct, frozen=True):
     """Nano-USD per million tokens."""
 

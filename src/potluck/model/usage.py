@@ -46,8 +46,9 @@ ErrorClass = Literal[
     "client_closed",
     "lost",
 ]
-"""Why an attempt failed (architecture §5.2): a closed set, used in metrics, logs, records and headers. `refused`: a node
-said not now or not here; the next target's turn, and nothing is held against it."""
+"""Why an attempt failed (architecture §5.2): a closed set, used in metrics, logs, records and headers.
+
+`refused`: a node said not now or not here; the next target's turn, and nothing is held against it."""
 
 
 AttemptKind = Literal["first", "next", "key", "same", "hedge", "resume"]
