@@ -11,7 +11,7 @@ import signal
 import sqlite3
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -40,8 +40,18 @@ class GatewayProcess:
     """`async with GatewayProcess(home, config) as gateway`. A home can be started on again after its process died."""
 
     host = "127.0.0.1"
+    """where it is called"""
 
-    def __init__(self, home: Path, config: str = "", env: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        home: Path,
+        config: str = "",
+        env: Mapping[str, str] | None = None,
+        *,
+        options: Sequence[str] = (),
+        inside: Sequence[str] = (),
+    ) -> None:
+        """`options`: more of `serve`. `inside`: a command that becomes the one after it (`ip netns exec NAME`)."""
         self.home = home
         self.port = 0
         self.process: asyncio.subprocess.Process
@@ -49,6 +59,8 @@ class GatewayProcess:
         """what it printed until it listened"""
         self._config = config
         self._env = env or {}
+        self._options = options
+        self._inside = inside
         self._output: asyncio.Task[bytes] | None = None
 
     async def __aenter__(self) -> Self:
@@ -61,7 +73,8 @@ class GatewayProcess:
     async def start(self) -> None:
         """Returns when it listens. Raises RuntimeError with its log when it does not."""
         self.home.mkdir(parents=True, exist_ok=True)
-        command = ["-m", "potluck", "serve", "--no-local-model", "--home", str(self.home), "--port", str(self.port)]
+        command = [*self._inside, sys.executable, "-m", "potluck", "serve", "--no-local-model"]
+        command += ["--home", str(self.home), "--port", str(self.port), *self._options]
         if self._config:
             file = self.home / "potluck.toml"
             file.write_text(self._config)
@@ -70,7 +83,7 @@ class GatewayProcess:
         env = {name: value for name, value in env.items() if not name.startswith("POTLUCK_")}
         with (self.home / "stderr.log").open("ab") as log:
             self.process = await asyncio.create_subprocess_exec(
-                sys.executable, *command, env={**env, **self._env}, stdout=asyncio.subprocess.PIPE, stderr=log
+                *command, env={**env, **self._env}, stdout=asyncio.subprocess.PIPE, stderr=log
             )
         try:
             async with asyncio.timeout(START_S):
@@ -87,7 +100,7 @@ class GatewayProcess:
         self.lines = []
         while line := await output.readline():
             self.lines.append(line.decode().rstrip("\n"))
-            if found := re.search(r"listens on http://[^ :]+:(\d+)", self.lines[-1]):
+            if found := re.search(r"listens on https?://[^ :]+:(\d+)", self.lines[-1]):
                 self.port = int(found[1])
                 return
         raise RuntimeError(f"the gateway did not start: {self.log()[-2000:]}")
