@@ -118,6 +118,7 @@ class Candidates:
         "generation",
         "groups",
         "hedge_budget",
+        "impaired",
         "left_out",
         "lone",
         "measures",
@@ -164,6 +165,8 @@ class Candidates:
         """of the registry, when they were looked at last; -1: never"""
         self.states: list[int] = []
         """how their lanes stood then"""
+        self.impaired = False
+        """some of them are not simply ready"""
         self.generation = 0
         """of the configuration that they were worked out from, as the router counts"""
 

@@ -5,8 +5,10 @@ Rules
   under two models has one health, and one that moved to another address starts anew.
 - A *lane* is a place by one credential. 5xx, cuts and time-outs open the lane's breaker; 429 parks the lane (the key,
   not the provider); 403 kills the lane; 401 and 402 kill the key, for all its lanes.
-- `impaired` is empty while every lane can be used: then nobody looks at a single one.
-- Only a breaker is ever passed over as the last way out; a parked or dead key would refuse for certain.
+- A lane on a node is *away* while the hub says that no call can go there; nothing is held against it for that.
+- `version` rises whenever a lane becomes ready or ceases to be: who has looked at lanes need not look before that.
+- Only a breaker is ever passed over as the last way out; a parked or dead key, and a node that is away, would refuse
+  for certain.
 """
 
 import logging
@@ -29,11 +31,16 @@ from potluck.ports import Failure
 
 log = logging.getLogger("potluck.routing")
 
-READY, PROBE, OPEN, PARKED, DEAD = range(5)
-"""how a lane stands: free to use, free for one probe, not before others, and not at all (the last two)"""
+READY, PROBE, OPEN, PARKED, DEAD, AWAY = range(6)
+"""how a lane stands: free to use, free for one probe, not before others, and not at all (the last three)"""
 
-STATES = ("closed", "half_open", "open", "parked", "dead")
-State = Literal["closed", "half_open", "open", "parked", "dead"]
+STATES = ("closed", "half_open", "open", "parked", "dead", "away")
+State = Literal["closed", "half_open", "open", "parked", "dead", "away"]
+
+NOT_CONNECTED = "not connected"
+"""why a node is away of which nothing was told yet"""
+AWAY_RETRY_S = 5.0
+"""when it is worth asking again for a node that is away: a lost link is back within about that, or not soon"""
 
 TICK_S = 1.0
 MAX_PLACES = 50_000
@@ -44,11 +51,14 @@ class Lane:
     """A place by one credential."""
 
     __slots__ = (
+        "away",
         "breaker",
         "credential",
         "credential_id",
+        "held",
         "key",
         "mark",
+        "node_id",
         "opened",
         "parking",
         "place",
@@ -78,11 +88,19 @@ class Lane:
         """probes that it has had: the number of the last one"""
         self.probed: tuple[KeyHealth | Breaker, ...] = ()
         """what that one is to tell about"""
+        self.node_id = "" if target.node is None else target.node.node_id
+        """where it is on a node"""
+        self.away = ""
+        """why no call can go to that node now, in words"""
+        self.held = False
+        """something is held against the lane, so that the next success has to be told"""
         self.troubled = False
-        """the next success has to be told, since something is held against the lane"""
+        """it has to be looked at before it is used: something is held against it, or its node is away"""
 
     def state(self, now: float) -> int:
-        """READY, PROBE, OPEN, PARKED or DEAD."""
+        """READY, PROBE, OPEN, PARKED, DEAD or AWAY."""
+        if self.away:
+            return AWAY
         dead = self.key.dead or self.refused.dead
         if dead and not (self.key.ready(now) and self.refused.ready(now)):
             return DEAD
@@ -100,13 +118,15 @@ class Lane:
     def barred_s(self, now: float) -> float:
         """For how long no call may go, even as the last way out; 0: one may now."""
         dead = [health.retry_at for health in (self.key, self.refused) if health.dead]
-        return max(0.0, max([*dead, self.parking.until]) - now)
+        return max(AWAY_RETRY_S if self.away else 0.0, max([*dead, self.parking.until]) - now)
 
     def reason(self, now: float, *, lasting: bool = False) -> str:
         """Why it is not simply ready, in words; empty: it is. Callers may read it: it names no credential.
 
         `lasting`: without times and counts, so that it stays the same for as long as the same is the matter.
         """
+        if self.away:
+            return f"away: {self.away}"
         for health in (self.key, self.refused):
             if health.dead:
                 return f"its credential is dead: {health.detail}"
@@ -163,6 +183,10 @@ class Registry:
         self.on_notice: Callable[[str, Lane, str], None] | None = None
         """told of `target_down`, `target_up`, `credential_dead`, `credential_alive`, with the lane and the reason"""
         self._ticked_at = 0.0
+        self.away: dict[str, str] = {}
+        """why a node takes no calls, by id; empty: it does. One that is not here is not connected"""
+        self._on_node: dict[str, list[Lane]] = {}
+        """lanes by the id of their node"""
         self._known_in: tuple[Snapshot | None, set[tuple[str, str | None]]] = (None, set())
         """a snapshot, and the lanes that it has"""
 
@@ -177,7 +201,10 @@ class Registry:
             if target.credential_id is not None:
                 key = self.keys.setdefault(target.credential_id, key)
             lane = self.lanes[name] = Lane(target, key, self.clock())
-            if key.dead:
+            if lane.node_id:
+                lane.away = self.away.get(lane.node_id, NOT_CONNECTED)
+                self._on_node.setdefault(lane.node_id, []).append(lane)
+            if key.dead or lane.away:
                 self._review(lane, self.clock())
         lane.credential = target.credential
         mark = _mark(target) or lane.mark
@@ -218,6 +245,14 @@ class Registry:
         return budget
 
     # --- what happens to a lane
+
+    def set_away(self, node_id: str, reason: str) -> None:
+        """Calls can go to the node from now on (empty), or not, for a reason in words: `paused: …`, `not connected`."""
+        self.away[node_id] = reason
+        now = self.clock()
+        for lane in self._on_node.get(node_id, ()):
+            lane.away = reason
+            self._review(lane, now)
 
     def begin(self, lane: Lane, now: float) -> bool:
         """A call goes out over a troubled lane. True: it is the lane's probe, its key's, or both."""
@@ -292,9 +327,10 @@ class Registry:
 
     def _review(self, lane: Lane, now: float) -> None:
         """Note whether the lane is simply ready, and whether anything is held against it at all."""
-        lane.troubled = bool(
+        lane.held = bool(
             lane.breaker.troubled or lane.parking.row or lane.parking.parked(now) or lane.key.dead or lane.refused.dead
         )
+        lane.troubled = lane.held or lane.away != ""
         if self.lanes.get((lane.place, lane.credential_id)) is not lane:
             return  # forgotten while this call ran
         if (lane.state(now) == READY) == (lane in self.impaired):
@@ -310,7 +346,7 @@ class Registry:
         """
         now, cleared = self.clock(), 0
         for lane in self.lanes.values():
-            if not lane.troubled or (target is not None and lane.target != target):
+            if not lane.held or (target is not None and lane.target != target):
                 continue
             if credential is not None and credential not in (lane.credential, lane.credential_id):
                 continue
@@ -332,7 +368,7 @@ class Registry:
         self._ticked_at = now
         for lane in self.lanes.values():
             lane.breaker.tick(now)
-            if lane.troubled:
+            if lane.held:  # what is only away comes back by being told of
                 self._review(lane, now)
         for mix in self.mixes.values():
             mix.tick(now)
@@ -340,17 +376,26 @@ class Registry:
     def forget(self, snapshot: Snapshot) -> None:
         """Drop lanes that the configuration no longer has, where some lane is in trouble or there are too many.
 
-        Nobody would call such a lane again, so that its trouble would never end.
+        Nobody would call such a lane again, so that its trouble would never end. A node that is gone takes its along.
         """
-        if not self.impaired and len(self.lanes) <= MAX_PLACES:
+        if len(self.away) > len(snapshot.nodes):
+            for node_id in [node_id for node_id in self.away if node_id not in snapshot.nodes]:
+                del self.away[node_id]
+                self._drop(self._on_node.pop(node_id, []))
+        if len(self.lanes) <= MAX_PLACES and not any(lane.held for lane in self.impaired):
             return
         names = self._names_in(snapshot)
-        for name in [name for name in self.lanes if name not in names]:
-            self.impaired.discard(self.lanes.pop(name))
+        self._drop([lane for name, lane in self.lanes.items() if name not in names])
         places = {place for place, _ in self.lanes}
         for place in [place for place, standing in self.standings.items() if not standing.in_flight]:
             if place not in places:
                 del self.standings[place]
+
+    def _drop(self, lanes: list[Lane]) -> None:
+        for lane in lanes:
+            self.impaired.discard(self.lanes.pop((lane.place, lane.credential_id)))
+            if lane.node_id in self._on_node:
+                self._on_node[lane.node_id].remove(lane)
 
     def _names_in(self, snapshot: Snapshot) -> set[tuple[str, str | None]]:
         """Place and credential of every lane that the configuration has."""

@@ -80,6 +80,7 @@ class Rehearsal(Registry):
         super().__init__(live.random)
         self.prefixes = live.prefixes
         """looking at it forgets what has expired, and nothing else"""
+        self.away = live.away
         self._live = live
         self._copies: dict[int, Any] = {}
         """lanes of one credential share its health in the copy too"""

@@ -159,7 +159,7 @@ class Router:
         lone = candidates.lone
         if lone is not None and not lone.lane.troubled:
             return lone
-        if registry.impaired:
+        if candidates.impaired:
             wish = self._wish_of(candidates, envelope, body_bytes, key, now)
             return self._select(candidates, None, wish, now, self._prefix(candidates, envelope, key))
         group = candidates.groups[0] if candidates.groups else None
@@ -433,6 +433,7 @@ class Router:
             states = [option.lane.state(now) for place in candidates.by_place.values() for option in place.lanes]
             if states != candidates.states:  # not some other kind's lane
                 candidates.states = states
+                candidates.impaired = any(states)
                 candidates.retold_at = now
         if now >= candidates.retold_at:
             candidates.retold_at = now + RETELL_S

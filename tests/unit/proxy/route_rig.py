@@ -5,6 +5,7 @@ from typing import Any
 
 import msgspec
 
+from potluck.model.node import CompiledNode, NodePlace, Offer, place_of
 from potluck.model.price import NANOUSD_PER_USD, Price
 from potluck.model.resources import Capability, Route, RouteConstraints, RouteMatch, Timeouts
 from potluck.model.secret import Secret
@@ -53,7 +54,9 @@ def target(
     provider, _, upstream_model = name.partition("/")
     nanousd = None if usd is None else round(usd * NANOUSD_PER_USD)
     served: tuple[Capability, ...] = members.pop("serves", ("chat",))
-    heads = build_heads(f"https://{provider}.example/v1", Secret(secret or f"sk-{provider}-{credential}"), served)
+    heads = build_heads(
+        f"https://{provider.replace(':', '-')}.example/v1", Secret(secret or f"sk-{provider}-{credential}"), served
+    )
     return CompiledTarget(
         **{
             "id": f"tgt_{name}",
@@ -74,6 +77,22 @@ def target(
             **members,
         }
     )
+
+
+def on_node(node: str, model: str = "m", **members: Any) -> CompiledTarget:
+    """A target `node:lab/m` on an own node with the id `node_lab`."""
+    node_id = f"node_{node}"
+    said = {
+        "provider_id": node_id,
+        "credential_id": None,
+        "credential": "",
+        "upstream": "hub",
+        "usd": 0.0,
+        "own": not members.get("community", False),
+        "place": place_of(node_id, "e", model),
+        "node": NodePlace(node_id, "e", model),
+    }
+    return target(f"node:{node}/{model}", **{**said, **members})
 
 
 def route(name: str, **members: Any) -> Route:
@@ -144,7 +163,20 @@ class World:
         for each in targets:
             same = tuple(other for other in targets if other.name == each.name)
             pins[each.name] = CompiledModel(each.name, same, b"{}")
-        self.swap(models=models, pins=pins)
+        nodes = {
+            each.node.node_id: CompiledNode(
+                each.node.node_id, "org_1", each.provider.removeprefix("node:"), True, {}, False, Offer()
+            )
+            for each in targets
+            if each.node is not None
+        }
+        self.swap(models=models, pins=pins, nodes={**self.current.nodes, **nodes})
+
+    def present(self, *targets: CompiledTarget) -> None:
+        """The nodes that these are on take calls."""
+        for each in targets:
+            assert each.node is not None
+            self.registry.set_away(each.node.node_id, "")
 
     def rule(self, name: str, **members: Any) -> None:
         """A route after those that are there."""

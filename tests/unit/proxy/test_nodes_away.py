@@ -1,0 +1,119 @@
+"""Nodes that take no calls now: passed over, with the reason, and nothing held against them."""
+
+from route_rig import World, envelope, failure, on_node, target
+
+from potluck.model.snapshot import CompiledTarget
+from potluck.policy.selection import Wish
+from potluck.proxy.candidates import Candidates
+from potluck.proxy.explain import plan_of
+from potluck.proxy.registry import AWAY, AWAY_RETRY_S, NOT_CONNECTED, OPEN, READY
+
+LAB, RIG = on_node("lab"), on_node("rig")
+A, B = target("a/m", priority=1), target("b/m", priority=2)
+DOWN = failure("target_down", phase="connect")
+
+
+def chosen(made: World, candidates: Candidates) -> CompiledTarget | None:
+    option = made.first(candidates)
+    return None if option is None else option.target
+
+
+def test_a_node_that_nothing_was_told_of_is_not_connected() -> None:
+    """It is passed over from the first request on, and used as soon as it is said to be there."""
+    made = World(LAB, A)
+    candidates = made.ask()
+    assert chosen(made, candidates) is A
+    assert made.lane(LAB).reason(made.now) == f"away: {NOT_CONNECTED}"
+    made.present(LAB)
+    assert chosen(made, candidates) is LAB
+
+
+def test_an_away_node_is_passed_over_even_as_the_last_way_out() -> None:
+    """A call there would be refused for certain: the request is told why there is none, and when to come again."""
+    made = World(LAB)
+    candidates = made.ask()
+    made.present(LAB)
+    assert made.first(candidates) is not None
+    made.registry.set_away("node_lab", "paused: the owner is here")
+    assert made.first(candidates) is None
+    error = made.router.none_left(candidates, envelope(), made.now)
+    assert (error.status, error.code) == (503, "no_target_available")
+    assert "node:lab/m: away: paused: the owner is here" in error.message
+    assert error.retry_after_s == AWAY_RETRY_S
+
+
+def test_being_away_is_held_against_nobody() -> None:
+    """Clearing by hand finds nothing, no breaker moves, and the sweep leaves it alone."""
+    made = World(LAB, A)
+    made.ask()
+    lane = made.lane(LAB)
+    assert (lane.state(made.now), lane.troubled, lane.held) == (AWAY, True, False)
+    made.passes(3)
+    assert made.registry.clear() == 0
+    assert (lane.state(made.now), lane.breaker.state) == (AWAY, "closed")
+
+
+def test_what_was_held_against_a_node_survives_its_absence() -> None:
+    """A broken machine that reconnects is still broken: its breaker stays open."""
+    made = World(LAB, A)
+    made.present(LAB)
+    candidates = made.ask()
+    made.opens(made.lane(LAB))
+    made.registry.set_away("node_lab", "not connected")
+    assert made.lane(LAB).state(made.now) == AWAY
+    made.present(LAB)
+    assert made.lane(LAB).state(made.now) == OPEN
+    assert chosen(made, candidates) is A
+
+
+def test_a_failure_before_content_goes_to_a_node_that_is_there() -> None:
+    """The next target is the next one that takes calls."""
+    made = World(LAB, RIG, A)
+    made.present(LAB)
+    candidates = made.ask()
+    first = made.first(candidates)
+    assert first is not None
+    following = made.fails(candidates, made.run(candidates, first), first, DOWN)
+    assert following is not None
+    assert (first.target, following.option.target) == (LAB, A)
+
+
+def test_requests_that_no_away_node_could_serve_take_the_short_way() -> None:
+    """`impaired` is the candidates' own: another kind's absent nodes cost it nothing."""
+    made = World(LAB, A)
+    made.serve("big", A, B)
+    fleet, big = made.ask(), made.ask("big")
+    made.first(fleet)
+    made.first(big)
+    assert (fleet.impaired, big.impaired) == (True, False)
+    made.opens(made.lane(A))
+    made.first(big)
+    assert big.impaired
+    made.present(LAB)
+    made.succeeds(made.lane(A), begun_at=made.now + 100)
+    made.first(fleet)
+    made.first(big)
+    assert (fleet.impaired, big.impaired) == (False, False)
+
+
+def test_the_plan_says_why_a_node_is_away() -> None:
+    """State and reason, as of any other lane."""
+    made = World(LAB, A)
+    candidates = made.ask()
+    made.first(candidates)
+    told = {each.target: (each.state, each.reason) for each in plan_of(candidates, Wish(), made.now).targets}
+    assert told == {"node:lab/m": ("away", "away: not connected"), "a/m": ("closed", "")}
+
+
+def test_a_node_that_is_gone_takes_its_lanes_along() -> None:
+    """Nothing of it stays in the registry once the configuration is without it."""
+    made = World(LAB, RIG)
+    made.present(LAB, RIG)
+    made.first(made.ask())
+    made.swap(models={}, pins={}, nodes={"node_rig": made.current.nodes["node_rig"]})
+    made.serve("small", RIG)
+    made.first(made.ask())
+    assert set(made.registry.away) == {"node_rig"}
+    assert {lane.node_id for lane in made.registry.lanes.values()} == {"node_rig"}
+    made.registry.set_away("node_lab", "not connected")  # told late: no harm
+    assert made.lane(RIG).state(made.now) == READY
