@@ -33,7 +33,7 @@ class VaultError(Exception):
 class Vault:
     """Seals and hashes under one master key. Printing it shows nothing."""
 
-    __slots__ = ("_aead", "check", "hash", "pepper")
+    __slots__ = ("_aead", "check", "hash", "identity_seed", "pepper")
 
     def __init__(self, master_key: bytes) -> None:
         if len(master_key) != KEY_BYTES:
@@ -42,6 +42,8 @@ class Vault:
         self.pepper = _derive(master_key, b"potluck pepper 1")
         self.hash = hasher(self.pepper)
         """keyed hash of a secret's bytes; what the snapshot looks keys up by"""
+        self.identity_seed = _derive(master_key, b"potluck gateway identity 1")
+        """what the gateway's own key pair is made from (`identity.gateway_key`)"""
         self.check = _derive(master_key, b"potluck check 1")[:8].hex()
         """names the key without telling anything about it: kept in the store, to notice a wrong key at start"""
 

@@ -133,10 +133,16 @@ class Work:
         models: bool = False,
         prices: bool = False,
         rules: bool = False,
+        nodes: Iterable[str] = (),
     ) -> None:
         """Note what the snapshot has to compile again; `rules`: routes."""
         self.change |= Change(
-            keys=frozenset(keys), providers=frozenset(providers), models=models, prices=prices, rules=rules
+            keys=frozenset(keys),
+            providers=frozenset(providers),
+            models=models,
+            prices=prices,
+            rules=rules,
+            nodes=frozenset(nodes),
         )
 
     def audit(self, action: str, object_id: str, name: str, /, **detail: Any) -> None:
