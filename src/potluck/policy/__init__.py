@@ -3,6 +3,9 @@
 In here, by what it answers:
 - which target: `selection.py` (the strategies), from `standing.py` (a place's live state), `latency.py` (its speed),
   `mix.py` (what a request is expected to cost there) and `affinity.py` (where a prompt's beginning is cached);
+- which of several machines of people: `machine_choice.py`, from `machines.py` (the live estimate of one, with
+  `machine_cost.py`, what it is asked and what that would take), `calibration.py` (medians of samples) and
+  `prefix_blocks.py` (what it has cached);
 - whether a second one is asked beside it: `hedging.py`;
 - which to leave alone: `breaker.py` (a target by a key), `credentials.py` (keys that are parked or dead);
 - what to ask on purpose, and what that may cost: `probing.py`;

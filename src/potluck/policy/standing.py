@@ -5,23 +5,29 @@ from pool to pool (weight, tier, price to this project) is the pool's own.
 """
 
 from potluck.policy.latency import Latency
+from potluck.policy.machines import Machine
+
+MIN_EXPOSURE = 0.9
+"""the most that a machine may be preferred by"""
 
 
 class Standing:
     """The live state of one place. One event loop's, no locks."""
 
-    __slots__ = ("in_flight", "latency")
+    __slots__ = ("in_flight", "latency", "machine")
 
     def __init__(self) -> None:
         self.in_flight = 0
         """calls sent and not ended: raised before the first byte goes out, so that a burst does not herd"""
         self.latency = Latency()
+        self.machine: Machine | None = None
+        """it is a model on a node: then this tells what a request would take there"""
 
 
 class Option:
     """One place as a pool offers it. `name` is unlike every other's in the pool: a deterministic split goes by it."""
 
-    __slots__ = ("cost", "name", "own", "priority", "slots", "standing", "weight")
+    __slots__ = ("cost", "exposure", "name", "own", "priority", "slots", "standing", "weight")
 
     def __init__(
         self,
@@ -46,3 +52,5 @@ class Option:
         """concurrent calls that it serves well, 1 or more"""
         self.cost = cost
         """expected nano-USD of one request (`policy.mix`), kept up to date by the pool; `inf`: no price is known"""
+        self.exposure = 1.0
+        """of a machine, `MIN_EXPOSURE` to 1: its time counts times this, among those that pass everything else"""

@@ -1,0 +1,473 @@
+"""The live estimate of one model on somebody's machine: what a request would take there, learned from each that went.
+
+Rules
+- One `Machine` is one model on one node; selection, admission and explanations read the same `expect`.
+- A call counts from `begin`, before anything is sent: a burst sees its own first half.
+- Residency is not capacity: a loaded model spares the load, never the queue.
+- Prefill is measured, and never guessed from decode. A machine's own measure (`MIN_SAMPLES`) wins over its word; its
+  word counts times what its class's words were off by; without a word the class's median stands, and is marked as a
+  guess. What is not known is never slow.
+- Time comes from the caller: a node's clock is never read.
+"""
+
+from weakref import WeakSet
+
+from potluck.policy.calibration import MIN_SAMPLES, Samples, known_median
+from potluck.policy.machine_cost import Ask, Expected, remaining_ms
+from potluck.policy.mix import DEFAULT_REQUEST
+from potluck.policy.prefix_blocks import BLOCK_TOKENS, PrefixBlocks
+from potluck.wire.link_messages import HEARTBEAT_S
+
+PREFILL_TPS = 500.0
+"""of a class of which nothing is known"""
+DECODE_TPS = 30.0
+LOAD_S = 20.0
+CONTEXT_TOKENS = 8_192
+"""of a slot, where nobody said"""
+BATCH_COST = 0.3
+"""k, until it is learned: with b streams each is 1 + k·(b - 1) times slower; an M4 Max has 0.27"""
+MAX_BATCH_COST = 1.0
+"""more would mean that b streams together are slower than one after another"""
+BATCH_COST_WEIGHT = 0.1
+"""of a new sample of k"""
+RATIO_MIN, RATIO_MAX = 0.2, 3.0
+"""what a class's words were off by counts within these"""
+MIN_PROMPT_TOKENS = 256
+"""prompts below say more of a machine's overhead than of its speed"""
+DECODE_FLOOR_TPS = 8.0
+"""as many streams as would leave each less than that are too many, whatever its slots: about what people read"""
+STALE_LOAD_S = 2 * HEARTBEAT_S
+"""what a machine said of its load longer ago is not believed any more: it counts as full"""
+REFUSED_FIRST_S = 1.0
+"""a machine that refused is left alone for so long, doubling with each refusal in a row"""
+REFUSED_MAX_S = 60.0
+PEERS_REFRESH_S = 1.0
+"""how old a class's medians may be"""
+
+
+class Peers:
+    """The machines that serve the same model: what the others are like is the best guess at one that says nothing."""
+
+    __slots__ = ("_decode_ms", "_load_s", "_members", "_prefill_ms", "_ratio", "_seen_at")
+
+    def __init__(self) -> None:
+        self._members: WeakSet[Machine] = WeakSet()
+        self._seen_at = float("-inf")
+        self._prefill_ms = 1000 / PREFILL_TPS
+        self._decode_ms = 1000 / DECODE_TPS
+        self._load_s = LOAD_S
+        self._ratio = 1.0
+
+    def join(self, machine: "Machine") -> None:
+        self._members.add(machine)
+
+    def prefill_ms(self, now: float) -> float:
+        """Per token."""
+        self._look(now)
+        return self._prefill_ms
+
+    def decode_ms(self, now: float) -> float:
+        """Per token of a single stream."""
+        self._look(now)
+        return self._decode_ms
+
+    def load_s(self, now: float) -> float:
+        self._look(now)
+        return self._load_s
+
+    def ratio(self, now: float) -> float:
+        """How many times longer prompts took than the machines' words would have it."""
+        self._look(now)
+        return self._ratio
+
+    def _look(self, now: float) -> None:
+        if now - self._seen_at < PEERS_REFRESH_S:
+            return
+        self._seen_at = now
+        members = list(self._members)
+        self._prefill_ms = known_median(each.own_prefill_ms(now) for each in members) or 1000 / PREFILL_TPS
+        self._decode_ms = known_median(each.own_decode_ms(now) for each in members) or 1000 / DECODE_TPS
+        self._load_s = known_median(each.own_load_s() for each in members) or LOAD_S
+        ratio = known_median(each.ratio(now) for each in members)
+        self._ratio = 1.0 if ratio is None else min(max(ratio, RATIO_MIN), RATIO_MAX)
+
+
+class Machine:
+    """One model on one node. One event loop's; `now` in monotonic seconds everywhere."""
+
+    __slots__ = (
+        "__weakref__",
+        "_batch_cost",
+        "_blocks",
+        "_context_tokens",
+        "_decode",
+        "_decode_word",
+        "_load_measured_s",
+        "_load_word_s",
+        "_loading_since",
+        "_loading_until",
+        "_others",
+        "_others_waiting",
+        "_peers",
+        "_prefill",
+        "_prefill_word",
+        "_refusals",
+        "_refused_until",
+        "_works",
+        "begun",
+        "begun_at",
+        "reported_at",
+        "resident",
+        "rtt_ms",
+        "slots",
+        "tokens_ahead",
+    )
+
+    def __init__(self, peers: Peers | None = None) -> None:
+        """`peers`: the machines that serve the same model."""
+        self.resident: bool | None = None
+        """None: nobody said"""
+        self.slots = 1
+        self.rtt_ms = 0.0
+        self.reported_at: float | None = None
+        self.tokens_ahead = 0
+        """uncached prompt tokens of calls without a first token"""
+        self.begun = 0
+        """calls, ever"""
+        self.begun_at = float("-inf")
+        """when the last one was sent"""
+        self._works: dict[Work, None] = {}
+        self._others = self._others_waiting = 0
+        """calls that are not ours, as reported: in all, and of them without a slot"""
+        self._loading_since = self._loading_until = 0.0
+        """0: it is not loading"""
+        self._prefill_word: float | None = None
+        self._decode_word: float | None = None
+        self._load_word_s: float | None = None
+        self._load_measured_s: float | None = None
+        self._prefill = Samples()
+        """ms per token"""
+        self._decode = Samples()
+        """ms per token of a single stream"""
+        self._batch_cost = BATCH_COST
+        self._refusals = 0
+        self._refused_until = 0.0
+        self._context_tokens = CONTEXT_TOKENS
+        self._blocks = PrefixBlocks(CONTEXT_TOKENS)
+        self._peers = peers or Peers()
+        self._peers.join(self)
+
+    # --- what is told
+
+    def report(
+        self,
+        *,
+        reported_at: float,
+        resident: bool | None = None,
+        loading_eta_s: float | None = None,
+        running: int | None = None,
+        waiting: int | None = None,
+        prefill_tps: float | None = None,
+        decode_tps: float | None = None,
+        load_s: float | None = None,
+        slots: int | None = None,
+        rtt_ms: float | None = None,
+        context_tokens: int | None = None,
+    ) -> None:
+        """What its node says, as it came at `reported_at` by our own clock. None: it says nothing of that.
+
+        `running` and `waiting` count our own calls too; those sent within the last round trip are not in them yet.
+        """
+        self.reported_at = reported_at
+        if rtt_ms is not None:
+            self.rtt_ms = rtt_ms
+        self._prefill_word = prefill_tps or self._prefill_word
+        self._decode_word = decode_tps or self._decode_word
+        self._load_word_s = self._load_word_s if load_s is None else load_s
+        laid_out = (slots or self.slots, context_tokens or self._context_tokens)
+        if laid_out != (self.slots, self._context_tokens):
+            self.slots, self._context_tokens = laid_out
+            self._blocks.resize(self.slots * self._context_tokens)
+        ours = len([work for work in self._works if work.begun_at <= reported_at - self.rtt_ms / 1000])
+        self._others = max(0, (running or 0) + (waiting or 0) - ours)
+        self._others_waiting = min(self._others, waiting or 0)
+        if loading_eta_s is not None and not resident:
+            self.resident = False
+            self._loading_since = self._loading_since or reported_at
+            self._loading_until = reported_at + loading_eta_s
+        elif resident is not None:
+            if not resident:
+                self._blocks.clear()
+            self.resident = resident
+            if resident or not self._works:  # a call that was just sent makes it load: the next report knows
+                self._loading_since = self._loading_until = 0.0
+
+    def unload(self) -> None:
+        """The model is not in memory any more, nor anything that was cached."""
+        self.resident = False
+        self._loading_since = self._loading_until = 0.0
+        self._blocks.clear()
+
+    # --- what is known
+
+    @property
+    def in_flight(self) -> int:
+        """Our own calls."""
+        return len(self._works)
+
+    @property
+    def busy(self) -> int:
+        """Calls there, ours and others'."""
+        return len(self._works) + self._others
+
+    def own_prefill_ms(self, now: float) -> float | None:
+        """Per token, measured or by its word; None: not known."""
+        measured = self._prefill.median(now, MIN_SAMPLES)
+        if measured is None and self._prefill_word:
+            return 1000 / self._prefill_word
+        return measured if measured is not None else self._prefill.median(now)
+
+    def own_decode_ms(self, now: float) -> float | None:
+        """Per token of a single stream, measured or by its word; None: not known."""
+        measured = self._decode.median(now, MIN_SAMPLES)
+        if measured is None and self._decode_word:
+            return 1000 / self._decode_word
+        return measured if measured is not None else self._decode.median(now)
+
+    def own_load_s(self) -> float | None:
+        return self._load_word_s if self._load_word_s is not None else self._load_measured_s
+
+    def ratio(self, now: float) -> float | None:
+        """How many times longer prompts took than its word would have it; None: not known yet."""
+        measured = self._prefill.median(now, MIN_SAMPLES)
+        return None if measured is None or not self._prefill_word else measured * self._prefill_word / 1000
+
+    def _prefill_ms(self, now: float) -> float:
+        own = self.own_prefill_ms(now)
+        if own is None:
+            return self._peers.prefill_ms(now)
+        if self._prefill_word and self._prefill.median(now, MIN_SAMPLES) is None:
+            return own * self._peers.ratio(now)
+        return own
+
+    def _decode_ms(self, now: float) -> float:
+        own = self.own_decode_ms(now)
+        return self._peers.decode_ms(now) if own is None else own
+
+    def _slowed(self, batch: float) -> float:
+        return 1 + self._batch_cost * (batch - 1)
+
+    def _room(self, decode_ms: float) -> int:
+        """Streams that it serves well: its slots, as far as each keeps `DECODE_FLOOR_TPS`; 1 at least."""
+        if self.slots == 1 or self._batch_cost <= 0:
+            return self.slots
+        most = 1 + (1000 / DECODE_FLOOR_TPS / decode_ms - 1) / self._batch_cost
+        return max(1, min(self.slots, int(most)))
+
+    def room(self, now: float) -> int:
+        return self._room(self._decode_ms(now))
+
+    def capacity_tps(self, now: float) -> float:
+        """Tokens per second of all its streams together, when it is full."""
+        decode_ms = self._decode_ms(now)
+        room = self._room(decode_ms)
+        return 1000 * room / (decode_ms * self._slowed(room))
+
+    def needs_load(self) -> bool:
+        """The next call would make it load the model."""
+        return self.resident is False and not self._loading_until
+
+    def set_aside(self, now: float) -> bool:
+        """It has just refused, or has not told its load for too long: it counts as full."""
+        return now < self._refused_until or (self.reported_at is not None and now - self.reported_at > STALE_LOAD_S)
+
+    def expect(self, ask: Ask, now: float) -> Expected:
+        """What the request would cost here. Changes nothing."""
+        prefill_ms, decode_ms = self._prefill_ms(now), self._decode_ms(now)
+        room = self._room(decode_ms)
+        busy = len(self._works) + self._others
+        cached = min(ask.prompt_tokens, self._blocks.hits(ask.blocks, now) * BLOCK_TOKENS)
+        batch_ms = decode_ms * self._slowed(min(room, busy + 1))
+        ahead = self.tokens_ahead + self._others_waiting * DEFAULT_REQUEST.input_tokens
+        wait_ms = self._wait_ms(room, prefill_ms, batch_ms, now) if busy >= room else 0.0
+        loads = self.needs_load()
+        if loads:
+            own_s = self.own_load_s()
+            load_ms = 1000 * (self._peers.load_s(now) if own_s is None else own_s)
+        else:
+            load_ms = remaining_ms(self._loading_since, self._loading_until, now) if self._loading_until else 0.0
+        # slots that wait for the load have no queue beside it
+        queue_ms = max(wait_ms - load_ms, ahead * prefill_ms, 0.0)
+        prompt_ms = (ask.prompt_tokens - cached) * prefill_ms
+        output_ms = ask.output_tokens * batch_ms
+        ttft_ms = self.rtt_ms + load_ms + queue_ms + prompt_ms
+        return Expected(
+            self.rtt_ms,
+            load_ms,
+            queue_ms,
+            prompt_ms,
+            output_ms,
+            ttft_ms,
+            ttft_ms + output_ms,
+            cached / ask.prompt_tokens if ask.prompt_tokens else 0.0,
+            loads,
+            busy >= room or self.set_aside(now),
+            self.own_prefill_ms(now) is None or self.own_decode_ms(now) is None,
+        )
+
+    def _wait_ms(self, room: int, prefill_ms: float, batch_ms: float, now: float) -> float:
+        """Until a slot is free. It is full."""
+        works, others = self._works, self._others
+        wait_ms = 0.0
+        if others >= room:  # of them we know their number only: each is an ordinary request
+            each_ms = DEFAULT_REQUEST.input_tokens * prefill_ms + DEFAULT_REQUEST.output_tokens * batch_ms
+            wait_ms = (others - room + 1) * each_ms / room
+        free = max(1, room - others)
+        if len(works) >= free:
+            left = sorted(remaining_ms(work.begun_at, work.ends_at, now) for work in works)
+            wait_ms += left[len(works) - free]
+        return wait_ms
+
+    # --- what happens
+
+    def begin(self, ask: Ask, now: float) -> "Work":
+        """The request goes there; call it before anything is sent."""
+        work = Work(self, ask, self.expect(ask, now), now)
+        if work.loads:
+            self._loading_since, self._loading_until = now, now + work.expected.load_ms / 1000
+        self.tokens_ahead += work.tokens
+        self.begun += 1
+        self.begun_at = now
+        self._works[work] = None
+        work.fresh = self._blocks.used(ask.blocks, now)
+        return work
+
+    def _answers(self, work: "Work", now: float, first_s: float) -> None:
+        """The first token of a call is there, `first_s` after it was sent (0: nobody knows when)."""
+        self._refusals, self._refused_until = 0, 0.0
+        self.tokens_ahead -= work.tokens
+        if work.loads and first_s:
+            self._load_measured_s = max(0.0, first_s - work.expected.prompt_ms / 1000)
+        if self.resident is False:
+            self.resident = True
+        self._loading_since = self._loading_until = 0.0
+        work.ends_at = now + work.ask.output_tokens * self._decode_ms(now) * self._slowed(work.batch) / 1000
+
+    def _gone(self, work: "Work") -> None:
+        del self._works[work]
+        if not self._works and self.resident is False:
+            self._loading_since = self._loading_until = 0.0  # what was to load it is gone: a report may know better
+
+    def _refused(self, now: float, retry_after_s: float | None) -> None:
+        pause_s = REFUSED_FIRST_S * 2.0 ** min(self._refusals, 10) if retry_after_s is None else retry_after_s
+        self._refusals += 1
+        self._refused_until = now + min(pause_s, REFUSED_MAX_S)
+
+    def _learn_prompt(self, work: "Work", ms: float, now: float) -> None:
+        """The tokens ahead and its own took so long. Only what went straight in tells the speed."""
+        if work.straight and work.computed >= MIN_PROMPT_TOKENS:
+            self._prefill.add(max(ms, 0.0) / work.computed, now)
+
+    def _learn_output(self, ms_per_token: float, batch: float, now: float) -> None:
+        if batch >= 2:
+            alone_ms = self.own_decode_ms(now)
+            if alone_ms:
+                cost = min(max((ms_per_token / alone_ms - 1) / (batch - 1), 0.0), MAX_BATCH_COST)
+                self._batch_cost += BATCH_COST_WEIGHT * (cost - self._batch_cost)
+                return
+        self._decode.add(ms_per_token / self._slowed(batch), now)
+
+
+class Work:
+    """A request on a machine, from before it is sent until it is over: then one of `end` and `dropped` is called.
+
+    Both are idempotent, and nothing counts after the first of them.
+    """
+
+    __slots__ = (
+        "ask",
+        "batch",
+        "begun_at",
+        "computed",
+        "ends_at",
+        "expected",
+        "first_at",
+        "fresh",
+        "loads",
+        "machine",
+        "over",
+        "straight",
+        "tokens",
+    )
+
+    def __init__(self, machine: Machine, ask: Ask, expected: Expected, now: float) -> None:
+        self.machine = machine
+        self.ask = ask
+        self.expected = expected
+        self.begun_at = now
+        self.first_at = 0.0
+        """0: no token yet"""
+        self.ends_at = now + expected.total_ms / 1000
+        """expected"""
+        self.tokens = round(ask.prompt_tokens * (1 - expected.hit))
+        """of its prompt, uncached"""
+        self.computed = self.tokens + machine.tokens_ahead
+        """prompt tokens until its first one"""
+        self.loads = expected.loads
+        self.straight = not expected.load_ms and machine.busy < machine.room(now)
+        """no load and no wait for a slot before it"""
+        self.batch = float(min(machine.slots, machine.busy + 1))
+        """streams beside which it runs, itself included"""
+        self.fresh: list[int] = []
+        """blocks of its prompt that were not there before"""
+        self.over = False
+
+    def first_token(self, now: float) -> None:
+        """The first content of a stream came."""
+        if self.over or self.first_at:
+            return
+        self.first_at = now
+        machine, first_s = self.machine, now - self.begun_at
+        machine._answers(self, now, first_s)
+        machine._learn_prompt(self, first_s * 1000 - machine.rtt_ms, now)
+
+    def end(self, output_tokens: float, now: float) -> None:
+        """A good end. `output_tokens` 0: how long they took says nothing (the caller was slow)."""
+        if self.over:
+            return
+        self.over = True
+        machine = self.machine
+        batch = (self.batch + min(machine.slots, machine.busy)) / 2
+        if self.first_at:
+            if output_tokens > 1:
+                machine._learn_output((now - self.first_at) * 1000 / (output_tokens - 1), batch, now)
+        else:
+            machine._answers(self, now, 0.0)
+            self._learn_whole(output_tokens, batch, now)
+        machine._gone(self)
+
+    def _learn_whole(self, output_tokens: float, batch: float, now: float) -> None:
+        """Of an answer that came whole only what most of the time went to can be told."""
+        machine, expected = self.machine, self.expected
+        whole_ms = (now - self.begun_at) * 1000 - machine.rtt_ms
+        if not self.straight or not expected.prompt_ms + expected.output_ms:
+            return
+        output_ms = expected.output_ms * output_tokens / self.ask.output_tokens if self.ask.output_tokens else 0.0
+        if output_ms < (expected.queue_ms + expected.prompt_ms) / 2:
+            machine._learn_prompt(self, whole_ms - output_ms, now)
+        elif output_tokens > 1:
+            ms = max(whole_ms - expected.queue_ms - expected.prompt_ms, 0.0)
+            machine._learn_output(ms / output_tokens, batch, now)
+
+    def dropped(self, now: float, *, refused: bool = False, retry_after_s: float | None = None) -> None:
+        """It ended without an answer: cancelled, failed, or `refused` by the node."""
+        if self.over:
+            return
+        self.over = True
+        machine = self.machine
+        if not self.first_at:
+            machine.tokens_ahead -= self.tokens
+            machine._blocks.forget(self.fresh)
+        if refused:
+            machine._refused(now, retry_after_s)
+        machine._gone(self)
