@@ -5,18 +5,21 @@ from collections.abc import Generator, Iterable, Mapping
 
 import msgspec
 
+from potluck.model.node import NODE_PREFIX
 from potluck.model.price import Price
 from potluck.model.resources import Model, Target
 from potluck.model.snapshot import CompiledKey, CompiledModel, CompiledTarget
 from potluck.snapshot.cards import alias_card, created_and_context, model_card, renamed_card
-from potluck.snapshot.prices import choose_price
-from potluck.snapshot.providers import ProviderPart, offer_of
+from potluck.snapshot.nodes import NodePart, meant
+from potluck.snapshot.parts import Part
 from potluck.snapshot.rows import KeyRow, RawRow, key_of
 
 UNITS_PER_STEP = 64
 """how many targets or keys are compiled between two yields: well under a millisecond"""
 PER_MODEL = 4
 """what a model and its card cost, counted in targets"""
+
+PRIVATE_WEIGHTS = "its weights are private: own infrastructure only"
 
 Models = dict[str, CompiledModel]
 
@@ -48,27 +51,14 @@ def compile_keys(
             yield
 
 
-def compile_pins(part: ProviderPart, overrides: Mapping[str, Price]) -> Generator[None, None, Models]:
-    """`provider/upstream-model` → a model of that one place, for all that the provider offers."""
+def compile_pins(part: Part, overrides: Mapping[str, Price]) -> Generator[None, None, Models]:
+    """`provider/upstream-model` → a model of that one place, for all that the part offers."""
     pins: Models = {}
     made = 0
     for upstream_model, offer in part.offers.items():
-        targets = part.targets(
-            offer.target_id,
-            upstream_model,
-            offer.capabilities,
-            choose_price(
-                None,
-                overrides,
-                part.provider.name,
-                upstream_model,
-                upstream_model,
-                own=part.own,
-                listed=offer.price,
-            ),
-        )
-        name = f"{part.provider.name}/{upstream_model}"
-        pins[name] = compile_model(name, part.provider.created_at_ms, targets, offer.context_tokens)
+        targets = part.places(upstream_model, upstream_model, overrides)
+        name = f"{part.name}/{upstream_model}"
+        pins[name] = compile_model(name, part.created_at_ms, targets, offer.context_tokens)
         made += PER_MODEL + len(targets)
         if made >= UNITS_PER_STEP:
             made = 0
@@ -76,7 +66,7 @@ def compile_pins(part: ProviderPart, overrides: Mapping[str, Price]) -> Generato
     return pins
 
 
-def pin_declared(declared: Models, pins: Models, parts: Mapping[str, ProviderPart]) -> Generator[None, None, None]:
+def pin_declared(declared: Models, pins: Models, parts: Mapping[str, Part]) -> Generator[None, None, None]:
     """Add to `pins` the places that a declared model names and no provider lists, or lists without what a call needs.
 
     A listed place that has no price of its own is pinned at the price that it was declared with.
@@ -88,7 +78,7 @@ def pin_declared(declared: Models, pins: Models, parts: Mapping[str, ProviderPar
             if pin is None or (pin.targets[0].unroutable and not target.unroutable):
                 fresh.setdefault(target.name, []).append(target)
         for name, targets in fresh.items():
-            created_at_ms = parts[targets[0].provider_id].provider.created_at_ms
+            created_at_ms = parts[targets[0].provider_id].created_at_ms
             pins[name] = compile_model(name, created_at_ms, targets, None)
         if count % UNITS_PER_STEP == 0:
             yield
@@ -97,38 +87,35 @@ def pin_declared(declared: Models, pins: Models, parts: Mapping[str, ProviderPar
 def compile_declared(
     models: Iterable[Model],
     targets: Mapping[str, list[Target]],
-    parts: Mapping[str, ProviderPart],
+    parts: Mapping[str, Part],
     overrides: Mapping[str, Price],
 ) -> Generator[None, None, Models]:
     """The models that somebody declared, by public name, in listing order."""
     declared: Models = {}
     made = 0
+    nodes = [part for part in parts.values() if isinstance(part, NodePart)]
     for model in models:
         places: list[CompiledTarget] = []
         contexts = []
-        for target in targets.get(model.id, ()):
-            part = parts.get(target.provider_id)
-            if part is None:
-                continue  # the built-in provider of a gateway that runs without it
-            offer = part.offers.get(target.upstream_model) or offer_of(part.provider, target.upstream_model)
-            price = choose_price(
-                target.price,
-                overrides,
-                part.provider.name,
-                target.upstream_model,
-                model.name,
-                own=part.own,
-                listed=offer.price,
-            )
-            barred = "" if model.placement == "any" or part.own else "its weights are private: own infrastructure only"
-            fresh = part.targets(target.id, target.upstream_model, target.capabilities, price, barred, target)
-            places += fresh
-            contexts.append(target.context_tokens or offer.context_tokens)
-            made += len(fresh)
-            if made >= UNITS_PER_STEP:
-                made = 0
-                yield
-        if places:
+        wanted = targets.get(model.id, ())
+        for target in wanted:
+            # a provider that is not here: the built-in one of a gateway that runs without it
+            on_nodes = target.provider_id.startswith(NODE_PREFIX)
+            named: list[Part] = [*meant(nodes, target)] if on_nodes else []
+            if target.provider_id in parts:
+                named.append(parts[target.provider_id])
+            for part in named:
+                barred = "" if model.placement == "any" or part.own else PRIVATE_WEIGHTS
+                fresh = part.places(target.upstream_model, model.name, overrides, target, barred)
+                places += fresh
+                offer = part.offer(target.upstream_model)
+                contexts.append(target.context_tokens or (offer.context_tokens if offer is not None else None))
+                made += 1 + len(fresh)
+                if made >= UNITS_PER_STEP:
+                    made = 0
+                    yield
+        # one whose nodes are still to come is there, and says so when it is called
+        if places or any(target.provider_id.startswith(NODE_PREFIX) for target in wanted):
             known = [context for context in contexts if context is not None]
             context_tokens = min(known, default=None)
             declared[model.name] = compile_model(model.name, model.created_at_ms, places, context_tokens, declared=True)
@@ -161,38 +148,45 @@ def merge_names(
     named: Models,
     pins: Mapping[str, Models],
     taken: Mapping[str, CompiledModel],
-    parts: Mapping[str, ProviderPart],
+    parts: Mapping[str, Part],
 ) -> Generator[None, None, Models]:
     """Public names in listing order: the `named` ones, then every upstream name that is offered and free.
 
-    A name that several providers offer has a target at each, those of the older provider first. A name that reads as a
-    pin stays a pin: `taken` holds them all.
+    A name that several parts offer has a target at each, those of the older one first; `pins` has them by age. A name
+    that reads as a pin stays a pin: `taken` holds them all.
     """
     models = dict(named)
-    offered: dict[str, list[CompiledModel]] = {}
-    for provider_id, each in pins.items():
-        start = len(parts[provider_id].provider.name) + 1
+    offered: dict[str, dict[str, list[CompiledModel]]] = {}
+    for part_id, each in pins.items():
+        part = parts[part_id]
+        if part.tier is None:
+            continue
+        start = len(part.name) + 1
         for pin, model in each.items():
             name = pin[start:]
             if name not in named and name not in taken:
-                offered.setdefault(name, []).append(model)
+                offered.setdefault(name, {}).setdefault(part.tier, []).append(model)
         yield
     made = 0
-    for name, places in offered.items():
-        models[name] = merge_places(name, places)
-        made += PER_MODEL + sum(len(place.targets) for place in places[1:])
+    for name, tiers in offered.items():
+        models[name] = merge_places(name, list(tiers.values()))
+        made += PER_MODEL + sum(len(place.targets) for places in tiers.values() for place in places)
         if made >= UNITS_PER_STEP:
             made = 0
             yield
     return models
 
 
-def merge_places(name: str, places: list[CompiledModel]) -> CompiledModel:
-    """One model under `name` from the one-place models of several providers: of equal weight, each its own tier."""
+def merge_places(name: str, tiers: list[list[CompiledModel]]) -> CompiledModel:
+    """One model under `name` from one-place models, those of one tier side by side, all of equal weight."""
+    places = [place for tier in tiers for place in tier]
     if len(places) == 1:
         return CompiledModel(name, places[0].targets, renamed_card(places[0].card, places[0].name, name))
     targets = tuple(
-        msgspec.structs.replace(target, priority=tier) for tier, place in enumerate(places) for target in place.targets
+        msgspec.structs.replace(target, priority=number)
+        for number, tier in enumerate(tiers)
+        for place in tier
+        for target in place.targets
     )
     created_at_ms, context_tokens = created_and_context(place.card for place in places)
     return compile_model(name, created_at_ms, targets, context_tokens)
@@ -224,4 +218,5 @@ def _key(row: KeyRow, expires_s: float) -> CompiledKey:
         expires_at_s=expires_s,
         created_at_ms=row.created_at_ms,
         model_order=row.models,
+        own_devices=row.own_devices,
     )

@@ -1,13 +1,11 @@
 """One provider, compiled: where it is, request heads per credential, the models that it offers, how it is probed."""
 
 from collections.abc import Generator, Iterable, Mapping
-from hashlib import blake2b
 
 import msgspec
 
 from potluck.catalog import CatalogModel, catalog
 from potluck.identity.vault import Vault
-from potluck.model.ids import base36
 from potluck.model.price import Price
 from potluck.model.resources import AssistantPrefix, Capability, Provider, Target
 from potluck.model.secret import Secret
@@ -15,28 +13,16 @@ from potluck.model.snapshot import CompiledProbe, CompiledTarget, Endpoint, Requ
 from potluck.providers.base_url import BaseUrl, parse_base_url
 from potluck.providers.openai import MODELS_PATH, PATHS, build_heads, models_request
 from potluck.providers.quirks import assistant_prefix_of, quirks_of, served
+from potluck.snapshot.parts import OFFERS_PER_STEP, PLAIN, Offer, share_of, target_id_of
 from potluck.snapshot.prices import FREE, choose_price, missing_price
 from potluck.snapshot.rows import PlaceRows
 
-PLAIN: tuple[Capability, ...] = ("chat", "completions", "embeddings")
-"""what a model does when nobody says"""
 LOCAL_MODEL = "smollm2-135m"
 LOCAL_CONTEXT_TOKENS = 2048
-OFFERS_PER_STEP = 64
 LOCAL_PLACEHOLDER_PORT = 1
 """stands in the heads until the supervisor says where the built-in model listens"""
 
 Heads = dict[Capability, RequestHead]
-
-
-class Offer(msgspec.Struct, frozen=True):
-    """An upstream model that a provider has, by the catalogue or its own list."""
-
-    target_id: str
-    capabilities: tuple[Capability, ...]
-    price: Price | None
-    """the dated table's"""
-    context_tokens: int | None
 
 
 class Account(msgspec.Struct, frozen=True):
@@ -66,8 +52,43 @@ class ProviderPart(msgspec.Struct, frozen=True, eq=False):
     """why none of its targets must be called"""
 
     @property
+    def name(self) -> str:
+        return self.provider.name
+
+    @property
+    def created_at_ms(self) -> int:
+        return self.provider.created_at_ms
+
+    @property
     def own(self) -> bool:
         return self.provider.own or self.provider.builtin
+
+    @property
+    def tier(self) -> str | None:
+        """A name that several providers offer is the oldest one's first."""
+        return self.provider.id
+
+    def offer(self, upstream_model: str) -> Offer:
+        """One that is not listed may be in the catalogue under a name like it."""
+        return self.offers.get(upstream_model) or offer_of(self.provider, upstream_model)
+
+    def places(
+        self,
+        upstream_model: str,
+        public_name: str,
+        overrides: Mapping[str, Price],
+        declared: Target | None = None,
+        barred: str = "",
+    ) -> list[CompiledTarget]:
+        """See `parts.Part`."""
+        offer = self.offer(upstream_model)
+        written = None if declared is None else declared.price
+        price = choose_price(
+            written, overrides, self.name, upstream_model, public_name, own=self.own, listed=offer.price
+        )
+        if declared is None:
+            return self.targets(offer.target_id, upstream_model, offer.capabilities, price, barred)
+        return self.targets(declared.id, upstream_model, declared.capabilities, price, barred, declared)
 
     def targets(
         self,
@@ -94,11 +115,7 @@ class ProviderPart(msgspec.Struct, frozen=True, eq=False):
         # the supervisor may start the built-in model on another port: the same place
         at = self.provider.id if self.provider.builtin else self.endpoint.key
         place = f"{at} {upstream_model}"
-        weight, priority, slots = 1, 0, self.provider.max_connections
-        if declared is not None:
-            weight = declared.weight
-            priority = declared.position if declared.priority is None else declared.priority
-            slots = slots if declared.slots is None else declared.slots
+        weight, priority, slots = share_of(declared, self.provider.max_connections)
         return [
             CompiledTarget(
                 id=target_id,
@@ -191,19 +208,11 @@ def compile_probe(part: ProviderPart, overrides: Mapping[str, Price]) -> Compile
         return None
     model = provider.probe.model
     if model:
-        offer = part.offers.get(model) or offer_of(provider, model)
-        price = choose_price(None, overrides, provider.name, model, model, own=part.own, listed=offer.price)
-        targets = part.targets(offer.target_id, model, offer.capabilities, price)
+        targets = part.places(model, model, overrides)
     else:
         targets = part.targets(target_id_of(provider.id, ""), "", (), FREE)
     heads = tuple(account.models_head for account in part.accounts)
     return CompiledProbe(provider.id, provider.name, provider.probe, tuple(targets), heads)
-
-
-def target_id_of(provider_id: str, upstream_model: str) -> str:
-    """The id of a target that nobody declared: the same for the same place, over restarts and replicas."""
-    digest = blake2b(f"{provider_id}/{upstream_model}".encode(), digest_size=13).digest()
-    return f"tgt_{base36(int.from_bytes(digest, 'big'), 21)[:21]}"
 
 
 def _offers(rows: PlaceRows, provider: Provider) -> Iterable[tuple[str, Offer]]:

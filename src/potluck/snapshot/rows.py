@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from potluck.model.node import NODE_PREFIX, Node, NodePrice, Offer, OwnDevices
 from potluck.model.price import Price
 from potluck.model.resources import (
     Affinity,
@@ -42,6 +43,9 @@ _CONSTRAINTS = msgspec.json.Decoder(RouteConstraints)
 _ROUTE_TIMEOUTS = msgspec.json.Decoder(RouteTimeouts)
 _HEDGE = msgspec.json.Decoder(Hedge)
 _AFFINITY = msgspec.json.Decoder(Affinity)
+_OFFER = msgspec.json.Decoder(Offer)
+_NODE_PRICE = msgspec.json.Decoder(NodePrice)
+_NODE_PRICES = msgspec.json.Decoder(dict[str, NodePrice])
 
 
 class KeyRow(msgspec.Struct, frozen=True):
@@ -60,6 +64,7 @@ class KeyRow(msgspec.Struct, frozen=True):
     tags: tuple[str, ...]
     expires_at_ms: int | None
     created_at_ms: int
+    own_devices: OwnDevices
 
 
 class PlaceRows(msgspec.Struct, frozen=True):
@@ -72,9 +77,11 @@ class PlaceRows(msgspec.Struct, frozen=True):
     """by provider: upstream models that its `GET /models` named"""
     models: list[Model]
     targets: dict[str, list[Target]]
-    """by model, in order"""
+    """by model, in order; one on nodes has `node:` and a name or pattern in the place of a provider's id"""
     prices: dict[str, Price]
     """operator prices by the name they were given for"""
+    nodes: dict[str, RawRow]
+    """by id, for `node_of`; the pending ones too, without the revoked"""
 
 
 class Rows(msgspec.Struct, frozen=True):
@@ -109,7 +116,7 @@ def read_keys(connection: sqlite3.Connection, ids: Iterable[str] | None) -> list
     """Live keys with their projects, not decoded yet. `ids` None: all."""
     query = (
         "SELECT k.id, k.name, k.organisation_id, k.project_id, p.name, p.data_class, k.hash, k.previous_hash,"
-        " k.previous_until_ms, k.models, k.tags, k.expires_at_ms, k.created_at_ms"
+        " k.previous_until_ms, k.models, k.tags, k.expires_at_ms, k.created_at_ms, k.own_devices"
         " FROM api_keys k JOIN projects p ON p.id = k.project_id WHERE k.revoked_at_ms IS NULL"
     )
     if ids is None:
@@ -213,8 +220,40 @@ def read_places(connection: sqlite3.Connection) -> PlaceRows:
                 slots=row[12],
             )
         )
+    for row in _fetch(
+        connection.execute(
+            "SELECT id, organisation_id, model_id, node, upstream_model, created_at_ms, position, weight, priority"
+            " FROM node_targets ORDER BY model_id, position, created_at_ms, id"
+        )
+    ):
+        targets.setdefault(row[2], []).append(
+            Target(
+                id=row[0],
+                organisation_id=row[1],
+                model_id=row[2],
+                provider_id=NODE_PREFIX + row[3],
+                upstream_model=row[4],
+                created_at_ms=row[5],
+                position=row[6],
+                weight=row[7],
+                priority=row[8],
+            )
+        )
+    for each in targets.values():
+        each.sort(key=lambda target: (target.position, target.created_at_ms, target.id))
     prices = {row[0]: _PRICE.decode(row[1]) for row in connection.execute("SELECT model, price FROM prices")}
-    return PlaceRows(providers, credentials, own_lists, models, targets, prices)
+    nodes = {
+        row[0]: row
+        for row in _fetch(
+            connection.execute(
+                "SELECT id, organisation_id, name, state, created_at_ms, key_id, public_key, previous_key_id,"
+                " previous_public_key, previous_until_ms, owner, community, ephemeral, tags, max_models, max_price,"
+                " drained, offer, prices, agent, last_seen_at_ms FROM nodes WHERE revoked_at_ms IS NULL"
+                " ORDER BY created_at_ms, id"
+            )
+        )
+    }
+    return PlaceRows(providers, credentials, own_lists, models, targets, prices, nodes)
 
 
 def key_of(row: RawRow) -> KeyRow:
@@ -222,6 +261,38 @@ def key_of(row: RawRow) -> KeyRow:
     fields = list(row)
     fields[9], fields[10] = _STRINGS.decode(row[9]), _STRINGS.decode(row[10])
     return KeyRow(*fields)
+
+
+def node_of(row: RawRow, now_ms: int) -> tuple[Node, int | None]:
+    """A row of `PlaceRows.nodes`, decoded, and until when (unix milliseconds) its key before the present one counts.
+
+    None: there is none that counts.
+    """
+    keys, until_ms = [(row[5], row[6])], row[9]
+    if until_ms is None or until_ms <= now_ms or row[7] is None:
+        until_ms = None
+    else:
+        keys.append((row[7], row[8]))
+    node = Node(
+        id=row[0],
+        organisation_id=row[1],
+        name=row[2],
+        state=row[3],
+        created_at_ms=row[4],
+        keys=tuple(keys),
+        owner=row[10],
+        community=bool(row[11]),
+        ephemeral=bool(row[12]),
+        tags=_STRINGS.decode(row[13]),
+        max_models=row[14],
+        max_price=None if row[15] is None else _NODE_PRICE.decode(row[15]),
+        drained=bool(row[16]),
+        offer=_OFFER.decode(row[17]),
+        prices=_NODE_PRICES.decode(row[18]),
+        agent=row[19],
+        last_seen_at_ms=row[20],
+    )
+    return node, until_ms
 
 
 def _fetch(cursor: sqlite3.Cursor) -> Iterable[RawRow]:

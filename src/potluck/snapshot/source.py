@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, TypeVar
 import msgspec
 
 from potluck.identity.vault import Vault
+from potluck.model.node import CompiledNode
 from potluck.model.resources import Route
 from potluck.model.secret import Secret
 from potluck.model.snapshot import CompiledKey, CompiledProbe, CompiledTarget, RequestHead, Snapshot
@@ -29,8 +30,10 @@ from potluck.snapshot.compiling import (
     pin_declared,
     with_aliases,
 )
+from potluck.snapshot.nodes import NodePart, compile_node, compiled_node
+from potluck.snapshot.parts import Part
 from potluck.snapshot.providers import ProviderPart, compile_probe, compile_provider
-from potluck.snapshot.rows import Rows, read, read_version
+from potluck.snapshot.rows import PlaceRows, Rows, node_of, read, read_version
 from potluck.store import Store
 
 if TYPE_CHECKING:
@@ -57,8 +60,13 @@ class _Compiled(msgspec.Struct):
     hashes: dict[str, tuple[bytes, ...]] = {}
     """under which a key stands in `keys`, by its id"""
     parts: dict[str, ProviderPart] = {}
+    nodes: dict[str, CompiledNode] = {}
+    node_parts: dict[str, NodePart] = {}
+    """of the approved ones"""
+    old_keys_ms: dict[str, int] = {}
+    """by node: until when its key before the present one counts"""
     pins: dict[str, Models] = {}
-    """by provider"""
+    """by provider or node, the oldest first"""
     models: Models = {}
     flat_pins: Models = {}
     routes: tuple[Route, ...] = ()
@@ -145,12 +153,19 @@ class SnapshotStore:
                 version = await self._store.read_rows(read_version)
                 if version != self.current.version and not self._lock.locked():
                     await self._refresh_quietly(EVERYTHING)
+                elif ended := self._ended_keys():
+                    await self._refresh_quietly(Change(nodes=ended))
                 if time.monotonic() - flushed_at >= TOUCH_FLUSH_S:
                     flushed_at = time.monotonic()
                     await self.flush_touched()
             except Exception as error:
                 # a full or failing disk: what is in memory goes on, and the next look may succeed
                 self._complain(f"the store cannot be read or written: {type(error).__name__}: {error}")
+
+    def _ended_keys(self) -> frozenset[str]:
+        """Nodes whose old key has ceased to count."""
+        now_ms = time.time() * 1000
+        return frozenset(node_id for node_id, until_ms in self._compiled.old_keys_ms.items() if until_ms <= now_ms)
 
     async def flush_touched(self) -> None:
         """Write `last_used_at_ms` of the keys used since the last time."""
@@ -230,7 +245,7 @@ class SnapshotStore:
             return msgspec.structs.replace(old, version=rows.version, keys=keys, hashes=hashes, routes=rules)
         places, prices = rows.places, rows.places.prices
         parts: dict[str, ProviderPart] = {}
-        pins: dict[str, Models] = {}
+        mine: dict[str, Models] = {}
         for provider_id, provider in places.providers.items():
             if provider.builtin and not self._local_model:
                 continue
@@ -241,24 +256,76 @@ class SnapshotStore:
                 parts[provider_id] = old.parts[provider_id]
             yield
             if fresh or change.prices:
-                pins[provider_id] = yield from compile_pins(parts[provider_id], prices)
+                mine[provider_id] = yield from compile_pins(parts[provider_id], prices)
             else:
-                pins[provider_id] = old.pins[provider_id]
-        declared = yield from compile_declared(places.models, places.targets, parts, prices)
+                mine[provider_id] = old.pins[provider_id]
+        nodes, node_parts, old_keys_ms = yield from self._compile_nodes(places, change)
+        for node_id, node_part in node_parts.items():
+            if node_part is old.node_parts.get(node_id) and not change.prices:
+                mine[node_id] = old.pins[node_id]
+            else:
+                mine[node_id] = yield from compile_pins(node_part, prices)
+        both: dict[str, Part] = {**parts, **node_parts}
+        pins = {part_id: mine[part_id] for part_id in sorted(both, key=lambda each: (both[each].created_at_ms, each))}
+        declared = yield from compile_declared(places.models, places.targets, both, prices)
         yield
         flat: Models = {name: model for each in pins.values() for name, model in each.items()}
         yield
-        yield from pin_declared(declared, flat, parts)
+        yield from pin_declared(declared, flat, both)
         named = yield from with_aliases(places.models, declared, flat)
-        models = yield from merge_names(named, pins, flat, parts)
+        models = yield from merge_names(named, pins, flat, both)
         yield
         probes = tuple(probe for part in parts.values() if (probe := compile_probe(part, prices)) is not None)
-        return _Compiled(rows.version, keys, hashes, parts, pins, models, flat, rules, probes)
+        return _Compiled(
+            rows.version,
+            keys,
+            hashes,
+            parts,
+            nodes,
+            node_parts,
+            old_keys_ms,
+            pins,
+            models,
+            flat,
+            rules,
+            probes,
+        )
+
+    def _compile_nodes(
+        self, rows: PlaceRows, change: Change
+    ) -> Generator[None, None, tuple[dict[str, CompiledNode], dict[str, NodePart], dict[str, int]]]:
+        """The nodes, the approved ones' parts, and until when old keys count; what did not change is as it was."""
+        old, now_ms = self._compiled, int(time.time() * 1000)
+        nodes: dict[str, CompiledNode] = {}
+        parts: dict[str, NodePart] = {}
+        old_keys_ms: dict[str, int] = {}
+        for node_id, row in rows.nodes.items():
+            if change.everything or node_id in change.nodes or node_id not in old.nodes:
+                node, until_ms = node_of(row, now_ms)
+                nodes[node_id] = compiled_node(node)
+                if until_ms is not None:
+                    old_keys_ms[node_id] = until_ms
+                if node.state == "approved":
+                    parts[node_id] = yield from compile_node(node)
+                yield
+                continue
+            nodes[node_id] = old.nodes[node_id]
+            if node_id in old.node_parts:
+                parts[node_id] = old.node_parts[node_id]
+            if node_id in old.old_keys_ms:
+                old_keys_ms[node_id] = old.old_keys_ms[node_id]
+        return nodes, parts, old_keys_ms
 
     def _swap(self, compiled: _Compiled, *, whole: bool) -> None:
         self._compiled = compiled
         self.current = Snapshot(
-            compiled.version, compiled.keys, compiled.models, compiled.flat_pins, compiled.routes, compiled.probes
+            compiled.version,
+            compiled.keys,
+            compiled.models,
+            compiled.flat_pins,
+            compiled.routes,
+            compiled.probes,
+            compiled.nodes,
         )
         self.problem = ""
         if whole:
@@ -269,7 +336,7 @@ class SnapshotStore:
 def _let_go(old: _Compiled) -> Generator[None]:
     """Drop the last snapshot's many objects a few at a time: at once they hold the loop for 10 ms and more."""
     doomed: list[object] = [*old.keys.values(), *old.hashes.values(), *old.flat_pins.values(), *old.models.values()]
-    for empty in ("keys", "hashes", "parts", "pins", "models", "flat_pins"):
+    for empty in ("keys", "hashes", "parts", "nodes", "node_parts", "pins", "models", "flat_pins"):
         setattr(old, empty, {})
     while doomed:
         del doomed[-DROPPED_PER_STEP:]

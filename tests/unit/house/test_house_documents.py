@@ -27,6 +27,7 @@ from potluck.policy import (
 )
 from potluck.proxy import candidates, registry, routing
 from potluck.proxy.limits import PlaneLimits
+from potluck.snapshot import nodes
 from potluck.wire import http1
 
 DECISIONS = sorted((ROOT / "docs" / "decisions").glob("[0-9]*.md"))
@@ -37,7 +38,8 @@ HEAD = re.compile(
     r"# (\d{4}): \S.*\n\n\| Date \| Status \| Tags \|\n\| --- \| --- \| --- \|\n\| (\S+) \| (\w+) \| (.+) \|\n"
 )
 ROUTING = (
-    affinity, breaker, candidates, credentials, hedging, latency, mix, retry, retry_after, selection, registry, routing
+    affinity, breaker, candidates, credentials, hedging, latency, mix, nodes, retry, retry_after, selection, registry,
+    routing,
 )  # fmt: skip
 """modules of decisions, whose numbers are on the page of defaults"""
 TARGETS = ("install", "serve", "test", "test-long", "bench", "lint", "fmt", "lock", "clean")

@@ -11,6 +11,7 @@ from potluck.model.secret import Secret
 from potluck.snapshot import SnapshotStore
 from potluck.store.database import connect
 
+PATHS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings")
 OPENAI = "https://api.openai.com/v1"
 
 
@@ -66,6 +67,37 @@ class Rows:
                 " capabilities, created_at_ms, updated_at_ms) VALUES (?, 'org_1', ?, ?, ?, ?, ?, '[\"chat\"]', 1, 1)",
                 values=(f"tgt_{name}_{position}", f"mdl_{name}", provider, upstream, position, price),
             )
+
+    def node(self, name: str, *models: str | dict[str, Any], **columns: Any) -> str:
+        """A node that offers chat models; a dict is one model's members, `columns` are as in the table."""
+        offered = [{"engine": "e", "paths": list(PATHS), "name": each} if isinstance(each, str) else each
+                   for each in models]  # fmt: skip
+        offer = {"models": offered, "engines": [["e", "llama_cpp", "b1"]], "slots": 4} | columns.pop("offer", {})
+        node_id = f"node_{name}"
+        columns = {
+            "id": node_id,
+            "name": name,
+            "state": "approved",
+            "key_id": f"nky_{name}",
+            "public_key": name.encode().ljust(32, b"."),
+            "offer": json.dumps(offer),
+            "created_at_ms": self.version,
+        } | {key: json.dumps(value) if isinstance(value, dict) else value for key, value in columns.items()}
+        self.write(
+            f"INSERT INTO nodes (organisation_id, updated_at_ms, {', '.join(columns)})"
+            f" VALUES ('org_1', 1{', ?' * len(columns)})",
+            values=tuple(columns.values()),
+        )
+        return node_id
+
+    def node_target(self, model: str, node: str, upstream_model: str, position: int = 0, **columns: Any) -> None:
+        """A target of a declared model on nodes of that name or pattern."""
+        columns = {"position": position, "created_at_ms": self.version} | columns
+        self.write(
+            "INSERT INTO node_targets (id, organisation_id, model_id, node, upstream_model, updated_at_ms,"
+            f" {', '.join(columns)}) VALUES (?, 'org_1', ?, ?, ?, 1{', ?' * len(columns)})",
+            values=(f"tgt_{self.version}", f"mdl_{model}", node, upstream_model, *columns.values()),
+        )
 
     def route(self, name: str, **columns: Any) -> str:
         """A route; what is not a number is written as JSON text, but for `strategy` and `split_by`."""
