@@ -285,6 +285,8 @@ class Compiler:
                 continue
             target = _with_timeouts(compiled, made.route.timeouts)
             public = model.alias_of or model.name
+            if target.node is not None:
+                registry.machine(target.place)
             option = LaneOption(target, registry.lane(target), registry.standing(target.place), public)
             lanes.setdefault(target.place, []).append(option)
         return [PlaceOption(tuple(each)) for each in lanes.values()]

@@ -25,6 +25,7 @@ from potluck.policy.affinity import PrefixIndex
 from potluck.policy.breaker import Breaker, BreakerView
 from potluck.policy.credentials import KeyHealth, Parking, kills_whole_key
 from potluck.policy.hedging import HedgeBudget
+from potluck.policy.machines import Machine, Peers
 from potluck.policy.mix import TokenMix
 from potluck.policy.standing import Standing
 from potluck.ports import Failure
@@ -167,6 +168,8 @@ class Registry:
         """monotonic seconds, for what is not told the time"""
         self.lanes: dict[tuple[str, str | None], Lane] = {}
         self.standings: dict[str, Standing] = {}
+        self.peers: dict[str, Peers] = {}
+        """of machines, by the model that they serve"""
         self.keys: dict[str, KeyHealth] = {}
         """by credential id"""
         self.mixes: dict[str, TokenMix] = {}
@@ -229,6 +232,13 @@ class Registry:
         if standing is None:
             standing = self.standings[place] = Standing()
         return standing
+
+    def machine(self, place: str) -> Machine:
+        """The live estimate of a place on a node (`model.node.place_of`)."""
+        standing = self.standing(place)
+        if standing.machine is None:
+            standing.machine = Machine(self.peers.setdefault(_model_at(place), Peers()))
+        return standing.machine
 
     def mix(self, project_id: str) -> TokenMix:
         """What a project's requests are like."""
@@ -390,6 +400,9 @@ class Registry:
         for place in [place for place, standing in self.standings.items() if not standing.in_flight]:
             if place not in places:
                 del self.standings[place]
+        served = {_model_at(place) for place, standing in self.standings.items() if standing.machine is not None}
+        for model in [model for model in self.peers if model not in served]:
+            del self.peers[model]
 
     def _drop(self, lanes: list[Lane]) -> None:
         for lane in lanes:
@@ -448,6 +461,11 @@ class Registry:
 
 def _sorted(lanes: Iterable[Lane]) -> list[Lane]:
     return sorted(lanes, key=lambda lane: (not lane.troubled, lane.target, lane.credential))
+
+
+def _model_at(place: str) -> str:
+    """The model of a place on a node: its name has no spaces, nor have those before it."""
+    return place.rpartition(" ")[2]
 
 
 def _mark(target: CompiledTarget) -> int:

@@ -16,6 +16,7 @@ from potluck.model.snapshot import CompiledKey, CompiledTarget
 from potluck.policy import retry
 from potluck.policy.hedging import HedgeBudget
 from potluck.policy.latency import size_class
+from potluck.policy.machines import Machine
 from potluck.policy.mix import DEFAULT_REQUEST, TokenMix
 from potluck.policy.selection import Wish
 from potluck.policy.standing import Standing
@@ -101,6 +102,9 @@ class Rehearsal(Registry):
 
     def standing(self, place: str) -> Standing:
         return self._live.standings.get(place) or Standing()
+
+    def machine(self, place: str) -> Machine:
+        return self._live.machine(place)
 
     def mix(self, project_id: str) -> TokenMix:
         return self._live.mixes.get(project_id) or TokenMix(time.monotonic())

@@ -117,3 +117,14 @@ def test_a_node_that_is_gone_takes_its_lanes_along() -> None:
     assert {lane.node_id for lane in made.registry.lanes.values()} == {"node_rig"}
     made.registry.set_away("node_lab", "not connected")  # told late: no harm
     assert made.lane(RIG).state(made.now) == READY
+
+
+def test_a_place_on_a_node_has_one_machine() -> None:
+    """Made when first asked for, the same for reports and requests, and the class is the model's."""
+    made = World(LAB, RIG, A)
+    told = made.registry.machine(LAB.place)  # its heartbeat came before any request
+    candidates = made.ask()
+    machines = [place.standing.machine for place in candidates.places]
+    assert (machines[0] is told, machines[2]) == (True, None)
+    assert machines[1] not in (None, told)
+    assert set(made.registry.peers) == {"m"}
