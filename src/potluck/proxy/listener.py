@@ -1,7 +1,8 @@
 """Bytes from callers: one `Connection` per socket, HTTP/1.1 with keep-alive and pipelining, and who serves what.
 
 Rules
-- `/v1/…` is served here; everything else goes, whole and at a message boundary, to the control plane's protocol.
+- `/v1/…` is served here, `/node/v1/link` by the hub; everything else goes to the control plane's protocol. What goes
+  elsewhere goes whole and at a message boundary.
 - One exchange at a time per connection; what is pipelined behind it waits, and past `pipelined_bytes` reading stops.
 - WAIT: a request for the control plane, which is still being imported; what comes behind it waits too.
 - FULL: the answer is written but not taken yet; until it is, no further request is read, so answers never pile up.
@@ -36,6 +37,7 @@ CAPABILITY_PATHS: dict[bytes, Capability] = {
 READ_METHODS = frozenset({b"GET", b"HEAD"})
 FOREVER = float("inf")
 clock = time.monotonic
+LINK = b"/node/v1/link"
 METHOD_BYTES = 32  # longer than any method: without a space by then it is no HTTP request
 
 
@@ -199,6 +201,15 @@ class Connection(asyncio.Protocol):
         if len(prefix) < 4 and b"/v1/".startswith(prefix):
             self._wait_for_head(data)
             return False
+        links = self.plane.links
+        if prefix[:1] == b"/" and links is not None and LINK.startswith(prefix):
+            target = data[space + 1 : space + 2 + len(LINK)]
+            if len(target) <= len(LINK) and LINK.startswith(target):
+                self._wait_for_head(data)
+                return False
+            if target[:-1] == LINK and target[-1:] in b" ?":
+                self._pass_on(data, links())
+                return False
         self._hand_over(data)
         return False
 
@@ -489,10 +500,13 @@ class Connection(asyncio.Protocol):
             self.deadline = clock() + self.plane.limits.head_s
             self.plane.await_guard(self)
             return
+        self._pass_on(data, self.plane.guard(self))
+
+    def _pass_on(self, data: bytes, protocol: asyncio.Protocol) -> None:
+        """The connection is another protocol's from now on."""
         self.plane.connections.discard(self)
         self._state = GONE
         self._read_on()
-        protocol = self.plane.guard(self)
         self.transport.set_protocol(protocol)
         protocol.connection_made(self.transport)
         protocol.data_received(data)

@@ -71,6 +71,8 @@ class Plane:
         self.now = time.monotonic()
         """of the last sweep: near enough for deadlines of many seconds"""
         self._date_at = 0
+        self.links: Callable[[], asyncio.Protocol] | None = None
+        """makes the protocol that takes over a connection whose request is for the node link"""
         self._guard: Callable[[Connection], asyncio.Protocol] | None = None
         self.guard_is_missing = False
         """the control plane could not be started: nobody waits for it any more"""
