@@ -1,0 +1,107 @@
+"""Carries the steps out: the thin part, which touches files and runs commands."""
+
+import getpass
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from potluck.node.service.launchd import Launchd
+from potluck.node.service.steps import Command, Job, Keeper, Run, ServiceError, ServiceStatus, Step, Write
+from potluck.node.service.systemd import ACCOUNT, Systemd
+from potluck.node.service.tasks import Tasks
+
+COMMAND_S = 60.0
+"""how long one command of the service manager may take"""
+NO_SUCH_PROGRAM = 127
+
+
+def run_command(argv: Sequence[str]) -> tuple[int, str]:
+    """Exit status and output of a command, errors included; 127 when there is no such program, 124 when it hangs."""
+    try:
+        done = subprocess.run(
+            list(argv),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=COMMAND_S,
+            check=False,
+        )
+    except FileNotFoundError:
+        return NO_SUCH_PROGRAM, f"there is no program {argv[0]}"
+    except OSError as error:
+        return 126, str(error)
+    except subprocess.TimeoutExpired:
+        return 124, f"no answer in {COMMAND_S:.0f} s"
+    return done.returncode, done.stdout.decode(errors="replace")
+
+
+def install_service(home: Path, *, env: Mapping[str, str], run: Run = run_command) -> ServiceStatus:
+    """Make the agent start with the machine, and start it. As root: for the system, else for this user. Raises
+    ServiceError."""
+    keeper, job = _here(home, env, run)
+    for step in keeper.install(job):
+        _do(step, run)
+    return keeper.status(job, run)
+
+
+def uninstall_service(home: Path, *, env: Mapping[str, str], run: Run = run_command) -> ServiceStatus:
+    """Stop the agent, and start it no more. What is not there is no fault. Raises ServiceError."""
+    keeper, job = _here(home, env, run)
+    for step in keeper.uninstall(job):
+        _do(step, run)
+    return keeper.status(job, run)
+
+
+def service_status(home: Path, *, env: Mapping[str, str], run: Run = run_command) -> ServiceStatus:
+    """How the service stands. Raises ServiceError where no service manager is known."""
+    keeper, job = _here(home, env, run)
+    return keeper.status(job, run)
+
+
+def plan(home: Path, *, env: Mapping[str, str], run: Run = run_command) -> list[str]:
+    """What `install_service` would do, a line per step. Raises ServiceError."""
+    keeper, job = _here(home, env, run)
+    return [str(step) for step in keeper.install(job)]
+
+
+def _here(home: Path, env: Mapping[str, str], run: Run) -> tuple[Keeper, Job]:
+    """This machine's service manager, and the agent as its service."""
+    program = (sys.executable, "-m", "potluck")
+    if sys.platform == "win32":
+        user = f"{env.get('USERDOMAIN', '')}\\{env.get('USERNAME', '')}".lstrip("\\")
+        return Tasks(), Job(program=program, home=home, system=False, user=user, user_home=Path.home(), uid=0)
+    uid = os.geteuid()
+    system = uid == 0
+    if sys.platform == "darwin":
+        user = env.get("SUDO_USER", "") if system else getpass.getuser()
+        if user in ("", "root"):
+            raise ServiceError("a service of this Mac runs as a person's account: call this with sudo from yours")
+        user_home = Path(f"~{user}").expanduser()
+        return Launchd(), Job(program=program, home=home, system=system, user=user, user_home=user_home, uid=uid)
+    if run(("systemctl", "--version"))[0]:
+        raise ServiceError("this system has no systemd: let your own supervisor keep 'potluck node run' running")
+    live = Path("/run/systemd/system").is_dir()
+    if not system and not live:
+        raise ServiceError("systemd does not run here: keep 'potluck node run' running yourself")
+    user = ACCOUNT if system else getpass.getuser()
+    return Systemd(), Job(
+        program=program, home=home, system=system, user=user, user_home=Path.home(), uid=uid, live=live
+    )
+
+
+def _do(step: Step, run: Run) -> None:
+    try:
+        if isinstance(step, Command):
+            status, said = run(step.argv)
+            if status and step.fine is not None and status not in step.fine:
+                reason = " ".join(said.split()) or f"exit status {status}"
+                raise ServiceError(f"cannot {step}: {reason}")
+        elif isinstance(step, Write):
+            step.path.parent.mkdir(parents=True, exist_ok=True)
+            step.path.write_bytes(step.content.encode(step.encoding))
+        else:
+            step.path.unlink(missing_ok=True)
+    except OSError as error:
+        raise ServiceError(f"cannot {step}: {error.strerror}") from error

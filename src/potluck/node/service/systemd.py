@@ -1,0 +1,171 @@
+"""systemd: a unit of the system with a user of its own, or a unit of one user's manager.
+
+The system's unit cannot see who sits at the desktop; a second, tiny unit runs in each user's session and tells it.
+Devices stay visible: GPUs are read there. The user's unit has fewer locks: most need rights that a user manager lacks.
+"""
+
+from pathlib import Path
+
+from potluck.node.service.steps import Command, Job, Remove, Run, ServiceStatus, Step, Write
+
+UNIT = "potluck-node.service"
+PRESENCE_UNIT = "potluck-node-presence.service"
+SYSTEM_UNITS = Path("/etc/systemd/system")
+SESSION_UNITS = Path("/etc/systemd/user")
+ACCOUNT = "potluck-node"
+STATE_ROOT = Path("/var/lib")
+USER_EXISTS = 9
+"""exit status of useradd"""
+
+_LOCKS = """\
+NoNewPrivileges=yes
+LockPersonality=yes
+RestrictRealtime=yes
+SystemCallArchitectures=native
+UMask=0077
+"""
+_SYSTEM_LOCKS = """\
+CapabilityBoundingSet=
+AmbientCapabilities=
+ProtectSystem=strict
+ProtectHome=read-only
+ProtectKernelTunables=yes
+ProtectKernelModules=yes
+ProtectKernelLogs=yes
+ProtectControlGroups=yes
+ProtectClock=yes
+ProtectHostname=yes
+PrivateTmp=yes
+RestrictNamespaces=yes
+RestrictSUIDSGID=yes
+RestrictAddressFamilies=AF_INET AF_INET6 AF_UNIX AF_NETLINK
+SystemCallFilter=@system-service
+SystemCallErrorNumber=EPERM
+"""
+
+
+def unit(job: Job) -> str:
+    """The agent's unit."""
+    lines = [
+        "[Unit]",
+        "Description=Potluck node: shares this machine's engines with its gateway",
+        f"ConditionPathExists={_path(job.home / 'node.json')}",
+    ]
+    if job.system:
+        lines += ["Wants=network-online.target", "After=network-online.target"]
+    lines += [
+        "",
+        "[Service]",
+        "Type=exec",
+        f"ExecStart={' '.join(map(_word, job.command('run')))}",
+        f"Environment={_word(f'POTLUCK_NODE_HOME={job.home}')}",
+        "Restart=always",
+        "RestartSec=5",
+        "TimeoutStopSec=45",
+        "OOMScoreAdjust=300",
+    ]
+    text = "\n".join(lines) + "\n" + _LOCKS
+    if job.system:
+        text += f"User={job.user}\nGroup={job.user}\n{_state(job.home)}{_SYSTEM_LOCKS}"
+    return f"{text}\n[Install]\nWantedBy={'multi-user.target' if job.system else 'default.target'}\n"
+
+
+def presence_unit(job: Job) -> str:
+    """The unit in each user's session that tells the service whether somebody is there."""
+    return (
+        "[Unit]\n"
+        "Description=Tells the Potluck node whether somebody uses this desktop\n"
+        f"ConditionUser=!{job.user}\n\n"
+        "[Service]\n"
+        "Type=exec\n"
+        f"ExecStart={' '.join(map(_word, job.command('presence-helper')))}\n"
+        f"Environment={_word(f'POTLUCK_NODE_HOME={job.home}')}\n"
+        f"Restart=always\nRestartSec=30\n{_LOCKS}\n"
+        "[Install]\nWantedBy=graphical-session.target\n"
+    )
+
+
+class Systemd:
+    """Linux."""
+
+    def install(self, job: Job) -> list[Step]:
+        if not job.system:
+            return [
+                Write(_user_unit(job), unit(job)),
+                Command(("systemctl", "--user", "daemon-reload")),
+                Command(("systemctl", "--user", "enable", UNIT)),
+                Command(("systemctl", "--user", "restart", UNIT)),
+            ]
+        account = ("useradd", "--system", "--user-group", "--no-create-home", "--home-dir", str(job.home))
+        live: list[Step] = [
+            Command(("systemctl", "daemon-reload")),
+            Command(("systemctl", "restart", UNIT)),
+        ]
+        return [
+            Command((*account, "--shell", "/usr/sbin/nologin", job.user), frozenset({USER_EXISTS})),
+            # what root wrote there by joining
+            Command(("chown", "-R", "-h", f"{job.user}:{job.user}", str(job.home))),
+            Write(SYSTEM_UNITS / UNIT, unit(job)),
+            Write(SESSION_UNITS / PRESENCE_UNIT, presence_unit(job)),
+            Command(("systemctl", "enable", UNIT)),
+            Command(("systemctl", "--global", "enable", PRESENCE_UNIT)),
+            *(live if job.live else ()),
+        ]
+
+    def uninstall(self, job: Job) -> list[Step]:
+        if not job.system:
+            return [
+                Command(("systemctl", "--user", "disable", "--now", UNIT), None),
+                Remove(_user_unit(job)),
+                Command(("systemctl", "--user", "daemon-reload"), None),
+            ]
+        return [
+            Command(("systemctl", "disable", *(("--now",) if job.live else ()), UNIT), None),
+            Command(("systemctl", "--global", "disable", PRESENCE_UNIT), None),
+            Remove(SYSTEM_UNITS / UNIT),
+            Remove(SESSION_UNITS / PRESENCE_UNIT),
+            *((Command(("systemctl", "daemon-reload"), None),) if job.live else ()),
+        ]
+
+    def status(self, job: Job, run: Run) -> ServiceStatus:
+        scope = () if job.system else ("--user",)
+        where = "the system" if job.system else "your user session"
+        enabled = run(("systemctl", *scope, "is-enabled", UNIT))[1].strip() == "enabled"
+        active = run(("systemctl", *scope, "is-active", UNIT))[1].strip()
+        journal = f"journalctl {'-u' if job.system else '--user-unit'} {UNIT}"
+        if active in ("active", "activating"):
+            if not job.system and not _lingers(job, run):
+                hint = "; it stops when you log out: loginctl enable-linger keeps it"
+            else:
+                hint = "" if enabled else "; it does not start by itself: potluck node install-service"
+            return ServiceStatus("running", enabled, f"the service of {where} is running{hint}")
+        if enabled and not job.live:
+            return ServiceStatus("stopped", True, "the service starts when this machine does; systemd does not run now")
+        if enabled:
+            return ServiceStatus("stopped", True, f"the service of {where} is not running: {journal} says why")
+        return ServiceStatus("absent", False, "no service is installed: potluck node install-service")
+
+
+def _lingers(job: Job, run: Run) -> bool:
+    return run(("loginctl", "show-user", job.user, "--property=Linger", "--value"))[1].strip() == "yes"
+
+
+def _user_unit(job: Job) -> Path:
+    return job.user_home / ".config" / "systemd" / "user" / UNIT
+
+
+def _state(home: Path) -> str:
+    if home.parent == STATE_ROOT:
+        return f"StateDirectory={_path(Path(home.name))}\nStateDirectoryMode=0700\n"
+    return f"ReadWritePaths={_path(home)}\n"
+
+
+def _path(path: Path) -> str:
+    """A path where systemd takes one per line: only `%` means something there."""
+    return str(path).replace("%", "%%")
+
+
+def _word(text: str) -> str:
+    """One argument of a command line, or one assignment."""
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%").replace("$", "$$")
+    return f'"{escaped}"' if any(each in text for each in " \t\"'\\;") else escaped
