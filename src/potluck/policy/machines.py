@@ -311,7 +311,7 @@ class Machine:
             ttft_ms + output_ms,
             cached / ask.prompt_tokens if ask.prompt_tokens else 0.0,
             loads,
-            busy >= room or self.set_aside(now),
+            self.set_aside(now),
             self.own_prefill_ms(now) is None or self.own_decode_ms(now) is None,
         )
 
