@@ -8,6 +8,7 @@ wheel of two versions must not meet.
 from collections.abc import Callable
 
 from litestar import Response, get
+from litestar.params import FromPath
 
 from potluck.admin.errors import OperationError, not_found
 from potluck.admin.installers import REQUIREMENTS, InstallerError, Kit, Piece, Script
@@ -33,7 +34,7 @@ def windows_script(request: AdminRequest) -> Response[bytes]:
 
 
 @get("/install/{name:str}", opt=PUBLIC, include_in_schema=False, sync_to_thread=True)
-def piece(request: AdminRequest, name: str) -> Response[bytes]:
+def piece(request: AdminRequest, name: FromPath[str]) -> Response[bytes]:
     """The wheel, of this very version, or the requirement list."""
     kit = _kit(request)
     if name == kit.wheel_path.name:
