@@ -19,10 +19,14 @@ from litestar.types import ControllerRouterHandler
 from potluck.admin.control import Control
 from potluck.admin.rest import (
     configuration,
+    enrolment,
     health,
+    installers,
+    join_tokens,
     keys,
     live,
     models,
+    nodes,
     openapi,
     pages,
     problems,
@@ -34,6 +38,7 @@ from potluck.admin.rest import (
 from potluck.admin.rest.auth import require_token
 from potluck.admin.rest.deps import Deps
 from potluck.admin.rest.edge import App, Edge
+from potluck.identity.gateway_key import GatewayIdentity
 
 __all__ = ["Deps", "create_app", "create_litestar"]
 
@@ -60,6 +65,8 @@ def create_litestar(deps: Deps) -> Litestar:
             providers.ROUTES,
             models.ROUTES,
             routes.ROUTES,
+            nodes.ROUTES,
+            join_tokens.ROUTES,
             live.ROUTES,
             reports.ROUTES,
             configuration.ROUTES,
@@ -67,11 +74,27 @@ def create_litestar(deps: Deps) -> Litestar:
         security=[{"admin_token": []}],
     )
     return _App(
-        route_handlers=[api, *health.ROUTES, *pages.ROUTES, *openapi.ROUTES, *reference.ROUTES, *deps.pages],
+        route_handlers=[
+            api,
+            enrolment.ROUTES,
+            *installers.ROUTES,
+            *health.ROUTES,
+            *pages.ROUTES,
+            *openapi.ROUTES,
+            *reference.ROUTES,
+            *deps.pages,
+        ],
         guards=[require_token],
         dependencies={"control": Provide(provide_control, sync_to_thread=False)},
         exception_handlers=problems.HANDLERS,
-        state=State({"deps": deps, "control": control}),
+        state=State(
+            {
+                "deps": deps,
+                "control": control,
+                "identity": GatewayIdentity(deps.vault),
+                "tries": enrolment.tries(),
+            }
+        ),
         openapi_config=_openapi(deps),
         request_max_body_size=MAX_BODY_BYTES,
         logging_config=None,
@@ -98,7 +121,7 @@ def _openapi(deps: Deps) -> OpenAPIConfig:
     return OpenAPIConfig(
         title="Potluck admin API",
         version=deps.version,
-        description="Keys, providers, models, prices, routes, configuration and usage of a Potluck gateway. "
+        description="Keys, providers, models, prices, routes, nodes, configuration and usage of a Potluck gateway. "
         "Errors are RFC 9457 problem details; lists are cursor pages; a POST may carry an Idempotency-Key.",
         license=License(name="Apache-2.0", identifier="Apache-2.0"),
         servers=[Server(url="/")],

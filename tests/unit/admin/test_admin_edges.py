@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from joining import joined
 from litestar import Litestar
 
 from potluck.admin.operations.tokens import create_token
@@ -16,9 +17,15 @@ from potluck.identity.keys import new_secret
 from potluck.model.secret import Secret
 from potluck.store import tables as t
 
-LISTS = ("keys", "projects", "providers", "credentials", "models", "targets", "prices", "routes", "audit", "requests")
+LISTS = (
+    "keys", "projects", "providers", "credentials", "models", "targets", "prices", "routes", "nodes", "join-tokens",
+    "audit", "requests",
+)  # fmt: skip
 MADE_UP = ("zzz", "usr_0mwv9zmc30db2066y7001", "key_", "prv_0MWV9ZMC30DB2066Y7001")
 PUBLIC = {"/healthz", "/readyz", "/metrics", "/api/docs", "/api/openapi.json", "/style.css", "/api"}
+FOR_NODES = {"/node/v1/enroll", "/node/v1/rotate", "/node/v1/leave"}
+"""open to whoever has a join token, or a node's key"""
+INSTALLERS = {"/install.sh", "/install.ps1", "/install/{name:str}"}
 
 
 def routes_of(app: Any) -> list[tuple[str, str]]:
@@ -37,7 +44,7 @@ async def test_every_route_is_closed_without_a_token(gateway: Any) -> None:
     stranger = new_secret("pla")
     async with gateway.client(None) as client:
         for method, path in routes:
-            if path in PUBLIC or method == "OPTIONS":
+            if path in PUBLIC | FOR_NODES | INSTALLERS or method == "OPTIONS":
                 continue
             assert path.startswith("/api/v1/"), path
             for header in (
@@ -80,6 +87,8 @@ async def test_another_organisations_objects_are_not_there(gateway: Any, api: An
     """An admin of another organisation sees none of the first one's objects, by list, name or id, and changes none."""
     made = (await api.post("/api/v1/keys", json={"name": "web"})).json()
     provider = (await api.post("/api/v1/providers", json={"name": "p", "base_url": "http://127.0.0.1:9/v1"})).json()
+    node = (await joined(api)).node
+    join_token = (await api.get("/api/v1/join-tokens")).json()["data"][0]["id"]
     token = new_secret("pla")
 
     def other(connection: sa.Connection) -> None:
@@ -99,12 +108,19 @@ async def test_another_organisations_objects_are_not_there(gateway: Any, api: An
     async with gateway.client(token) as client:
         for path in set(LISTS) - {"audit"}:
             assert (await client.get(f"/api/v1/{path}")).json()["data"] == [], path
-        for path in (f"keys/{made['id']}", "keys/web", f"providers/{provider['id']}", "projects/default"):
+        mine = f"keys/{made['id']}", "keys/web", f"providers/{provider['id']}", "projects/default"
+        for path in (*mine, f"nodes/{node}", "nodes/lab-1"):
             assert (await client.get(f"/api/v1/{path}")).status_code == 404
             assert (await client.patch(f"/api/v1/{path}", json={})).status_code == 404
         assert (await client.post(f"/api/v1/keys/{made['id']}/revoke")).status_code == 404
         assert (await client.delete(f"/api/v1/providers/{provider['id']}")).status_code == 404
+        assert (await client.delete(f"/api/v1/nodes/{node}")).status_code == 404
+        price = {"model": "m", "price": None}
+        assert (await client.put(f"/api/v1/nodes/{node}/prices", json=price)).status_code == 404
+        assert (await client.get(f"/api/v1/join-tokens/{join_token}")).status_code == 404
+        assert (await client.post(f"/api/v1/join-tokens/{join_token}/revoke")).status_code == 404
     assert gateway.finds(made["secret"])
+    assert (await api.get("/api/v1/nodes/lab-1")).json()["state"] == "approved"
 
 
 async def test_what_is_not_there_is_a_problem(api: Any) -> None:

@@ -105,7 +105,7 @@ class NodeView(msgspec.Struct, frozen=True, kw_only=True):
     key: str
     """id of its key in force"""
     previous_until_ms: int | None
-    """the key before the last rotation is good until then"""
+    """the key before the last rotation is, or was, good until then"""
     agent: str
     os: str
     arch: str
@@ -162,7 +162,7 @@ def _token_members(row: Row, now_ms: int) -> dict[str, Any]:
     }
 
 
-def node_view(row: Row, now_ms: int, reading: NodeReading | None = None) -> NodeView:
+def node_view(row: Row, reading: NodeReading | None = None) -> NodeView:
     """A node, with what is seen of it now."""
     offer, prices = offer_of(row), prices_of(row)
     models = []
@@ -182,14 +182,12 @@ def node_view(row: Row, now_ms: int, reading: NodeReading | None = None) -> Node
                 price_from="gateway" if set_here else "node" if model.price else "default",
             )
         )
-    overlaps = (row["previous_until_ms"] or 0) > now_ms
     members = {
         **_columns(NodeView, row),
         "standing": standing(row, reading),
         "tags": _STRINGS.decode(row["tags"]),
         "max_price": _entry(max_price_of(row)),
         "key": row["key_id"],
-        "previous_until_ms": row["previous_until_ms"] if overlaps else None,
         "os": offer.os,
         "arch": offer.arch,
         "slots": offer.slots,

@@ -1,5 +1,6 @@
 """Projects: what keys belong to, and the most open class of data that these may use."""
 
+from potluck.admin.operations import nodes
 from potluck.admin.operations.names import names_kept
 from potluck.admin.operations.views import ProjectView, project_view
 from potluck.admin.operations.work import Work
@@ -35,14 +36,17 @@ def update_project(
     if changed is not row:
         live = t.api_keys.select().where(t.api_keys.c.project_id == row["id"], t.api_keys.c.revoked_at_ms.is_(None))
         work.touch(keys=[key["id"] for key in work.rows(live)])
+        if changed["name"] != row["name"]:
+            nodes.follow_project(work, row["name"], changed["name"])
         work.audit("project.update", row["id"], changed["name"], data_class=changed["data_class"])
     return project_view(changed)
 
 
 def delete_project(work: Work, ref: str) -> None:
-    """Raises 404, and 409 while keys (revoked ones too: usage refers to them) belong to it."""
+    """Raises 404, and 409 while keys (revoked ones too: usage refers to them) or nodes belong to it."""
     row = work.find(t.projects, "project", ref)
     work.check_writable("project", row)
+    nodes.check_unowned(work, row["name"])
     with names_kept(work):
         work.delete(t.projects, row, f"project {row['name']!r} has keys: their usage refers to it, so it stays")
     work.audit("project.delete", row["id"], row["name"])

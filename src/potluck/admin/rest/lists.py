@@ -31,6 +31,8 @@ ID_PREFIXES = {
     "targets": "tgt",
     "prices": "prc",
     "routes": "rte",
+    "join_tokens": "jtk",
+    "nodes": "node",
 }
 
 

@@ -6,12 +6,12 @@ from typing import Any
 import msgspec
 from litestar import Litestar, MediaType, Response, get
 
-from potluck.admin import apply, asking
-from potluck.admin.operations import views
-from potluck.admin.rest import bodies, configuration, health, live, problems, reports
+from potluck.admin import apply, asking, fleet_readings
+from potluck.admin.operations import node_views, views
+from potluck.admin.rest import bodies, configuration, enrolment, health, live, node_bodies, problems, reports
 from potluck.admin.rest.auth import PUBLIC, AdminRequest
 from potluck.config import document, routing
-from potluck.model import resources
+from potluck.model import node, resources
 from potluck.proxy import explain, rehearsal
 
 Json = dict[str, Any]
@@ -22,9 +22,14 @@ OBJECTS: tuple[ModuleType, ...] = (
     bodies,
     configuration,
     document,
+    enrolment,
     explain,
+    fleet_readings,
     health,
     live,
+    node,
+    node_bodies,
+    node_views,
     problems,
     rehearsal,
     reports,

@@ -11,7 +11,7 @@ from litestar.status_codes import HTTP_500_INTERNAL_SERVER_ERROR
 
 from potluck.admin.errors import OperationError
 from potluck.admin.operations.work import Replayed
-from potluck.admin.rest.bodies import PATTERNS
+from potluck.admin.rest import bodies, node_bodies
 from potluck.config.errors import ConfigError
 from potluck.config.forms import in_words, missing_member
 from potluck.ledger.reports import ReportError
@@ -32,7 +32,9 @@ _TITLES = {
     409: "Conflict",
     413: "Content Too Large",
     415: "Unsupported Media Type",
+    421: "Misdirected Request",
     422: "Unprocessable Content",
+    429: "Too Many Requests",
     500: "Internal Server Error",
     503: "Service Unavailable",
     507: "Insufficient Storage",
@@ -45,6 +47,7 @@ _CODES = {
     405: "method_not_allowed",
     413: "request_too_large",
     415: "unsupported_media_type",
+    429: "too_many_tries",
 }
 
 
@@ -121,7 +124,7 @@ def on_http_error(request: Anything, error: HTTPException) -> Response[Problem]:
         where = "" if where == "data" else where  # the whole body
         if not where and message == "'data'":
             message = "the request has no body"
-        said = in_words(message, *PATTERNS)
+        said = in_words(message, *bodies.PATTERNS, *node_bodies.PATTERNS)
         detail = f"{where}: {said}" if where else said
         if not where and (message == "the request has no body" or message.startswith("Expected ")):
             detail = f"{said}: a JSON object is needed"
