@@ -41,16 +41,14 @@ def install_service(home: Path, *, env: Mapping[str, str], run: Run = run_comman
     """Make the agent start with the machine, and start it. As root: for the system, else for this user. Raises
     ServiceError."""
     keeper, job = _here(home, env, run)
-    for step in keeper.install(job):
-        _do(step, run)
+    carry_out(keeper.install(job), run)
     return keeper.status(job, run)
 
 
 def uninstall_service(home: Path, *, env: Mapping[str, str], run: Run = run_command) -> ServiceStatus:
     """Stop the agent, and start it no more. What is not there is no fault. Raises ServiceError."""
     keeper, job = _here(home, env, run)
-    for step in keeper.uninstall(job):
-        _do(step, run)
+    carry_out(keeper.uninstall(job), run)
     return keeper.status(job, run)
 
 
@@ -91,17 +89,22 @@ def _here(home: Path, env: Mapping[str, str], run: Run) -> tuple[Keeper, Job]:
     )
 
 
+def carry_out(steps: Sequence[Step], run: Run) -> None:
+    """One step after another, up to the first that fails. Raises ServiceError."""
+    for step in steps:
+        try:
+            _do(step, run)
+        except OSError as error:
+            raise ServiceError(f"cannot {step}: {error.strerror}") from error
+
+
 def _do(step: Step, run: Run) -> None:
-    try:
-        if isinstance(step, Command):
-            status, said = run(step.argv)
-            if status and step.fine is not None and status not in step.fine:
-                reason = " ".join(said.split()) or f"exit status {status}"
-                raise ServiceError(f"cannot {step}: {reason}")
-        elif isinstance(step, Write):
-            step.path.parent.mkdir(parents=True, exist_ok=True)
-            step.path.write_bytes(step.content.encode(step.encoding))
-        else:
-            step.path.unlink(missing_ok=True)
-    except OSError as error:
-        raise ServiceError(f"cannot {step}: {error.strerror}") from error
+    if isinstance(step, Command):
+        status, said = run(step.argv)
+        if status and step.fine is not None and status not in step.fine:
+            raise ServiceError(f"cannot {step}: {' '.join(said.split()) or f'exit status {status}'}")
+    elif isinstance(step, Write):
+        step.path.parent.mkdir(parents=True, exist_ok=True)
+        step.path.write_bytes(step.content.encode(step.encoding))
+    else:
+        step.path.unlink(missing_ok=True)

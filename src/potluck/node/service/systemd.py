@@ -57,7 +57,7 @@ def unit(job: Job) -> str:
         "",
         "[Service]",
         "Type=exec",
-        f"ExecStart={' '.join(map(_word, job.command('run')))}",
+        f"ExecStart={_line(job.command('run'))}",
         f"Environment={_word(f'POTLUCK_NODE_HOME={job.home}')}",
         "Restart=always",
         "RestartSec=5",
@@ -78,7 +78,7 @@ def presence_unit(job: Job) -> str:
         f"ConditionUser=!{job.user}\n\n"
         "[Service]\n"
         "Type=exec\n"
-        f"ExecStart={' '.join(map(_word, job.command('presence-helper')))}\n"
+        f"ExecStart={_line(job.command('presence-helper'))}\n"
         f"Environment={_word(f'POTLUCK_NODE_HOME={job.home}')}\n"
         f"Restart=always\nRestartSec=30\n{_LOCKS}\n"
         "[Install]\nWantedBy=graphical-session.target\n"
@@ -165,7 +165,13 @@ def _path(path: Path) -> str:
     return str(path).replace("%", "%%")
 
 
+def _line(command: list[str]) -> str:
+    """A command line. Variables are put into arguments and not into the program's path."""
+    program, *arguments = command
+    return " ".join([_word(program), *(_word(each).replace("$", "$$") for each in arguments)])
+
+
 def _word(text: str) -> str:
-    """One argument of a command line, or one assignment."""
-    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%").replace("$", "$$")
+    """One word of a command line, or one assignment."""
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
     return f'"{escaped}"' if any(each in text for each in " \t\"'\\;") else escaped
