@@ -177,6 +177,20 @@ class Links:
         """Connections, those of strangers included."""
         return len(self._sockets)
 
+    def frames(self) -> float:
+        """Received since the start. Any thread may ask."""
+        return self.frames_received + sum(
+            session.frames_received for node in list(self.nodes.values()) for session in list(node.sessions)
+        )
+
+    def bytes(self) -> dict[tuple[str, ...], float]:
+        """By direction, since the start. Any thread may ask."""
+        sockets = list(self._sockets)
+        return {
+            ("in",): float(self.received_bytes + sum(socket.received_bytes for socket in sockets)),
+            ("out",): float(self.sent_bytes + sum(socket.sent_bytes for socket in sockets)),
+        }
+
     # --- `hub.socket.Door`
 
     def admit(self, socket: "NodeSocket", host: str) -> Session:

@@ -1,7 +1,8 @@
 """The gateway process: what is built, in which order it starts and stops.
 
 Start: open-file limit → logging → store (makes or upgrades its databases) → first start → snapshot → spool replay →
-pool, plane → **listen** → importer, built-in model, control plane (imported only now: the data plane already answers).
+pool, plane, hub → **listen** → importer, built-in model, control plane (imported only now: the data plane already
+answers).
 Stop (SIGTERM, SIGINT): stop accepting → drain the data plane → control plane → importer, model → spool → store.
 A second signal cuts the drain short.
 """
@@ -25,10 +26,13 @@ import msgspec
 
 import potluck
 from potluck.admin import first_start
+from potluck.config import origins
 from potluck.config.errors import ConfigError
 from potluck.config.settings import Settings
 from potluck.engines.builtin import BuiltinModel
 from potluck.engines.local_upstream import LocalUpstream
+from potluck.hub.links import Links
+from potluck.identity.gateway_key import GatewayIdentity, verify
 from potluck.identity.vault import VaultError
 from potluck.ledger import reports
 from potluck.ledger.importer_process import ImporterProcess
@@ -39,6 +43,8 @@ from potluck.proxy.limits import PlaneLimits
 from potluck.proxy.plane import Plane
 from potluck.runtime import announce, memory
 from potluck.runtime.configuration import apply_file
+from potluck.runtime.fleet import Fleet
+from potluck.runtime.fleet_readings import FleetReadings
 from potluck.runtime.live_readings import LiveReadings
 from potluck.runtime.model_lists import ask_for_models, unlisted
 from potluck.runtime.probes import Probes
@@ -103,6 +109,7 @@ class Gateway:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        self.own_names = _own_names(settings)
         self.started_at = time.time()
         self.problems: dict[str, str] = {"gateway": "it is starting"}
         """why `/readyz` says no, by part"""
@@ -169,11 +176,23 @@ class Gateway:
             self.meter,
             limits=_limits(settings),
             lookup=self._look_up,
-            allowed_hosts=_own_names(settings),
+            allowed_hosts=frozenset(name.encode() for name in self.own_names),
         )
+        self.fleet = Fleet(store, first.vault, self.snapshots, self.plane.registry)
+        self.links = upstreams["hub"] = Links(
+            loop,
+            self.snapshots,
+            self.fleet,
+            sign=GatewayIdentity(first.vault).sign,
+            verify=verify,
+            origin_of=self._origin_of,
+        )
+        self.fleet.in_force = self.links.in_force
+        self.fleet_readings = FleetReadings(self.links, self.fleet)
+        self.plane.links = self.links.accept
         self.probes = Probes(self.snapshots, self.plane.registry, upstreams, settings.home)
         self.exposition = self._expose()
-        ticker = Ticker(loop, [self.plane.sweep, self.pool.sweep, self.probes.sweep])
+        ticker = Ticker(loop, [self.plane.sweep, self.pool.sweep, self.probes.sweep, self.links.sweep])
         importer = ImporterProcess(settings.home)
         server = await self._listen()
         try:
@@ -184,6 +203,7 @@ class Gateway:
             if self.model is not None:
                 await self.model.start()
             self.spawn(self.snapshots.watch())
+            self.spawn(self.fleet.run())
             announce.listening(
                 self.settings, self.port, first, lambda key: self.snapshots.hash_key(key) in self.snapshots.current.keys
             )
@@ -275,6 +295,7 @@ class Gateway:
             self.probes.cost_nanousd.copy,
             ("provider",),
         )
+        self.fleet_readings.expose(exposition)
         exposition.gauge("potluck_spool_writable", "1 while usage can be recorded", lambda: int(self.spool.writable))
         exposition.counter("potluck_spool_dropped_total", "records given up", lambda: self.spool.dropped)
         exposition.gauge("potluck_snapshot_version", "configuration in force", lambda: self.snapshots.current.version)
@@ -319,6 +340,20 @@ class Gateway:
 
     # --- the end
 
+    def _origin_of(self, host: str, tls: bool, socket_address: str) -> str | None:
+        """Under which origin a node meant this gateway; None: it did not."""
+        settings = self.settings
+        try:
+            return origins.claimed_origin(
+                host,
+                tls=tls,
+                public_url=settings.public_url,
+                own_names=self.own_names,
+                socket_address=socket_address,
+            )
+        except origins.OriginError:
+            return None
+
     def _signalled(self) -> None:
         if self._stop.is_set():
             # `make` and terminals signal the whole process group, and make forwards it: one wish, heard twice
@@ -332,6 +367,7 @@ class Gateway:
     async def _drain(self, server: asyncio.Server) -> None:
         server.close()
         self.probes.close()
+        self.links.leave()
         left = await self.plane.drain(self.settings.drain_s)
         if left:
             log.warning("%d requests were still running after %g s and were cut", left, self.settings.drain_s)
@@ -344,6 +380,7 @@ class Gateway:
                 await self.snapshots.flush_touched()
         self.probes.close()
         self.pool.close()
+        self.links.close()
         # records go to the file first, so that the importer's last look finds them
         await asyncio.sleep(0)
         self.spool.close()
@@ -351,6 +388,7 @@ class Gateway:
             importer.stop(), self.model.stop() if self.model is not None else asyncio.sleep(0), return_exceptions=True
         )
         self.lookups.shutdown(wait=False, cancel_futures=True)
+        self.links.cut()
         for connection in list(self.plane.connections):
             connection.abort()
 
@@ -361,12 +399,12 @@ def _import_control() -> Any:
     return control
 
 
-def _own_names(settings: Settings) -> frozenset[bytes]:
+def _own_names(settings: Settings) -> frozenset[str]:
     """The names under which this gateway is reached: a page under any other has no business with the console."""
     names = {"localhost", socket.gethostname(), settings.host}
     if settings.public_url is not None:
         names.add(urlsplit(settings.public_url).hostname or "")
-    return frozenset(name.lower().encode() for name in names if name)
+    return frozenset(name.lower() for name in names if name)
 
 
 def _limits(settings: Settings) -> PlaneLimits:
