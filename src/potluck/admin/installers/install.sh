@@ -47,8 +47,11 @@ find_python() { # the first Python >= 3.11 that can make virtual environments
   for each in "${PYTHON:-}" python3 python3.14 python3.13 python3.12 python3.11 /opt/homebrew/bin/python3 /usr/local/bin/python3; do
     { [ -n "$each" ] && have "$each"; } || continue
     "$each" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || continue
-    python=$each
-    "$each" -c 'import ensurepip, venv' 2>/dev/null && return 0
+    if "$each" -c 'import ensurepip, venv' 2>/dev/null; then
+      python=$each
+      return 0
+    fi
+    python=${python:-$each}
   done
   if [ -n "$python" ]; then
     die "Python's venv module is missing: install it first (Debian, Ubuntu: apt install $(distro_venv)), then run this again"
@@ -63,9 +66,13 @@ distro_venv() { # the package is named after the version where that is not the d
 }
 
 check_origin() { # plain http only to this machine, or where it was asked for aloud
-  case "$origin" in
-    https://*) return 0 ;;
-    http://127.* | http://localhost | http://localhost:* | "http://[::1]" | "http://[::1]:"*) return 0 ;;
+  case "$origin" in https://* | "http://[::1]" | "http://[::1]:"*) return 0 ;; esac
+  host=${origin#http://}
+  host=${host%%:*}
+  case "$host" in
+    localhost) return 0 ;;
+    *[!0-9.]*) ;;
+    127.*) return 0 ;;
   esac
   [ "$insecure" = 1 ] || die "$origin is plain http to another machine, where prompts and answers can be read on the way: give the gateway TLS (--tls-cert, or a proxy with --public-url), or add --insecure if that network is yours"
   say "WARNING: plain http to another machine: whoever is on the way reads prompts and answers (--insecure)."
