@@ -1,0 +1,364 @@
+"""The agent: links, jobs, engines, rules and the owner's word, put together.
+
+    joining → pending → ready ⇄ paused(reason) → draining → stopped
+    joining: no link is up. pending: the gateway has not taken up what is offered here. draining: what runs may end.
+
+Rules of this file
+- One decision a second, and at once when the owner says something. Not serving: from that moment nothing new is taken,
+  and the gateway is told; what runs may run for the decision's grace and is then reset. A hard exit resets at once and
+  unloads.
+- A drain that the gateway asked for lasts as long as the link over which it asked, or until the gateway ends it: the
+  gateway knows its nodes, and tells anew at each connect. What the owner says outlives restarts.
+- The gateway commands nothing that the owner did not allow; of tasks, that is `probe`.
+"""
+
+import asyncio
+import contextlib
+import logging
+import platform
+import sys
+import time
+from collections import deque
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final, Literal, Protocol
+
+from potluck.engines.fingerprints import PORTS
+from potluck.engines.watch import WatchPace
+from potluck.node.dialing import Credentials, Link, Links
+from potluck.node.facts import Facts
+from potluck.node.home import Enrolled, Home, HomeError, Kept
+from potluck.node.identity import Identity, from_text
+from potluck.node.jobs import Jobs
+from potluck.node.offers import Offers
+from potluck.node.settings import NodeSettings
+from potluck.node.standing import Standing
+from potluck.node.telling import Telling
+from potluck.upstream import Pool
+from potluck.wire import link_events as e
+from potluck.wire import link_messages as m
+
+TICK_S: Final = 1.0
+FACTS_S: Final = 3.0
+SWEEP_EVERY_S: Final = 0.25
+STOP_S: Final = 30.0  # what runs may run on after the order to stop
+KEPT_ERRORS: Final = 20
+
+State = Literal["joining", "pending", "ready", "paused", "draining", "stopped"]
+_JOB_EVENTS = (e.Opened, e.DataCame, e.Cancelled, e.Writable, e.Lost)
+_LOGGER = logging.getLogger("potluck.node")
+
+
+class Machine(Protocol):
+    """What is known of the machine, and what gives it back."""
+
+    async def facts(self, offers: Offers, jobs: Jobs) -> Facts:
+        """Right now. Raises nothing; what takes too long is asked again, and the facts before stay in force."""
+
+    async def free(self, offers: Offers, *, hard: bool) -> None:
+        """Unload what this node had loaded, and see that it is gone."""
+
+    async def close(self) -> None:
+        """Leave nothing behind."""
+
+
+class Agent:
+    """One enrolled machine. `run` until `stop`."""
+
+    def __init__(
+        self,
+        home: Home,
+        settings: NodeSettings,
+        machine: Machine,
+        *,
+        engine_keys: Mapping[str, str] | None = None,
+        model_home: Path | None = None,
+        ports: tuple[int, ...] = PORTS,
+        pace: WatchPace | None = None,
+    ) -> None:
+        """`engine_keys`: by the address as the settings name it. `model_home`: where the built-in model lies.
+
+        Raises HomeError where the machine has not joined, `engines.asking.NotHereError` for an address that is none.
+        """
+        enrolled = home.enrolled()
+        if enrolled is None:
+            raise HomeError(f"this machine has not joined a gateway: potluck node join URL (nothing in {home.path})")
+        self.enrolled: Enrolled = enrolled
+        self.settings = settings
+        self.home = home
+        self._machine = machine
+        self.loop = loop = asyncio.get_running_loop()
+        self.errors: deque[tuple[float, str]] = deque(maxlen=KEPT_ERRORS)
+        """unix seconds, what"""
+        self.started_at = loop.time()
+        self.standing = Standing(loop, home, self.note)
+        self._credentials()  # a key that cannot be read is said now, not at the first dial
+        self._pool = Pool(loop)
+        self.links = Links(
+            loop, self._credentials, self._on_link, self._changed, settings.links, sends_log=settings.send_log
+        )
+        self.offers = Offers(
+            settings,
+            enrolled.node,
+            self._pool,
+            self._changed,
+            keys=engine_keys,
+            home=model_home or home.path,
+            ports=ports,
+            pace=pace,
+        )
+        self.jobs = Jobs(self.offers.find, self.links.pump, self._changed, self._engine_failed)
+        self.telling = Telling(loop, self.links, self._caps, self._load)
+        self._drains: dict[Link, float] = {}
+        """links over which the gateway asked for no more work, and when what runs is to be over"""
+        self._drained_said = False
+        self._facts = Facts()
+        self._will_apply = False
+        self._stopping = False
+        self._stop = asyncio.Event()
+        self._look = asyncio.Event()
+        self._heartbeat_at = 0.0
+
+    # --- what it is like ---------------------------------------------------------------------------------------------
+
+    @property
+    def state(self) -> State:
+        if self._stop.is_set():
+            return "stopped"
+        if self._stopping or ((self._drains or self.standing.drains) and self.jobs.running):
+            return "draining"
+        if not self.links.up:
+            return "joining"
+        if not self.serves:
+            return "paused"
+        return "ready" if self.telling.in_force else "pending"
+
+    @property
+    def serves(self) -> bool:
+        """As far as this machine is concerned."""
+        return self.standing.decision.serve and not self._drains and not self._stopping and bool(self.offers.offered)
+
+    @property
+    def reason(self) -> str:
+        """One line: why it serves, or does not."""
+        if self._stopping:
+            return "it stops: what runs may end"
+        if not self.links.up:
+            last = next((slot.last for slot in self.links.slots if slot.last is not None), None)
+            return f"it does not serve: {last.why if last is not None else 'it is connecting'}"
+        if not self.standing.decision.serve:
+            return self.standing.decision.reason
+        if self._drains:
+            return "it does not serve: drained by the gateway's operator"
+        if not self.offers.offered:
+            return "it does not serve: no engine with a model was found here"
+        if not self.telling.in_force:
+            return "it does not serve yet: the gateway has not taken it up; it may wait for an administrator's approval"
+        return self.standing.decision.reason
+
+    # --- the owner's word --------------------------------------------------------------------------------------------
+
+    def pause(self, for_s: float | None = None) -> None:
+        """No new work, what runs ends now, the GPU is freed."""
+        self._say(Kept(False, until_s=None if for_s is None else time.time() + for_s))
+
+    def resume(self) -> None:
+        """Serve again, as far as the mode allows, and without a rest."""
+        self._say(Kept(True))
+
+    def drain(self, for_s: float | None = None) -> None:
+        """No new work; what runs may end."""
+        self._say(Kept(False, True, None if for_s is None else time.time() + for_s))
+
+    def stop(self) -> None:
+        """Let what runs end within `STOP_S`, then end `run`. A second time: at once."""
+        if self._stopping:
+            self._stop.set()
+        self._stopping = True
+        self._apply()
+        self._look.set()
+
+    def note(self, what: str) -> None:
+        """Something went wrong, for the owner to see."""
+        self.errors.append((time.time(), what))
+        _LOGGER.warning("%s", what)
+        if self.settings.send_log:
+            text = "".join(each if each.isprintable() else " " for each in what)[:300]
+            for link in self.links.up[:1]:
+                link.core.log(m.Log("warning", text), self.loop.time())
+
+    def _say(self, word: Kept) -> None:
+        self.standing.say(word)
+        self.standing.decide(self.settings, self._facts)
+        self._apply()
+        self._look.set()
+
+    # --- life --------------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Until `stop`, or cancelled. Leaves no connection, task or child process behind."""
+        parts = [self.offers.run(), self.links.run(), self._tick(), self._sweep(), self._until_stopped()]
+        tasks = [self.loop.create_task(part) for part in parts]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for each in done:
+                each.result()  # a part that failed takes the agent with it
+        finally:
+            self._stop.set()
+            self.jobs.close("draining", "the agent stops")
+            self.jobs.reset_all("draining", "the agent stops")
+            await asyncio.sleep(0)  # the links send it
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            self.telling.close()
+            await self._machine.close()
+            self._pool.close()
+            await asyncio.sleep(0)  # sockets are gone a turn later
+
+    async def _tick(self) -> None:
+        while True:
+            self._look.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(FACTS_S):
+                    self._facts = await self._machine.facts(self.offers, self.jobs)
+            self.standing.decide(self.settings, self._facts)
+            now = self.loop.time()
+            self.links.tick(now)
+            self.jobs.expired(self.links.table.expire(now))
+            self.offers.refresh()
+            self._apply()
+            if now - self._heartbeat_at >= m.HEARTBEAT_S - TICK_S:
+                self._heartbeat_at = now
+                self.telling.heartbeat()
+            due = self.standing.unload_by
+            if due is not None and now >= due:
+                self.standing.unload_by = None
+                await self._machine.free(self.offers, hard=self.standing.decision.hard)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(TICK_S):
+                    await self._look.wait()
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(SWEEP_EVERY_S)
+            self._pool.sweep(self.loop.time())
+
+    async def _until_stopped(self) -> None:
+        while not self._stopping:
+            await self._look.wait()
+            await asyncio.sleep(0)
+        for link in self.links.up:
+            link.core.drain(m.Drain("stop", STOP_S, reason="the agent stops"))
+        self.links.pump()
+        waits = [self.loop.create_task(self._stop.wait()), self.loop.create_task(self.jobs.idle.wait())]
+        try:
+            await asyncio.wait(waits, timeout=STOP_S, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for each in waits:
+                each.cancel()
+        self.jobs.reset_all("draining", "the agent stops")
+        for link in self.links.up:
+            link.core.drained()
+
+    # --- what follows from a change ----------------------------------------------------------------------------------
+
+    def _changed(self) -> None:
+        """Jobs, engines or links are not what they were: look at the end of this turn, whatever it was part of."""
+        if not self._will_apply:
+            self._will_apply = True
+            self.loop.call_soon(self._apply)
+
+    def _apply(self) -> None:
+        """Let jobs and gateway know whether it serves, and end what is over its time."""
+        self._will_apply = False
+        now = self.loop.time()
+        self._drains = {link: by for link, by in self._drains.items() if link.up}
+        jobs = self.jobs
+        jobs.slots, jobs.queue = self.offers.slots, self.settings.queue
+        if self.serves:
+            jobs.closed = None
+        else:
+            code = self.standing.decision.code or ("draining" if self._drains or self._stopping else "model_gone")
+            jobs.close(code, self.reason)
+        if jobs.running and not self.serves:
+            due = [by for by in (self.standing.reset_by, *self._drains.values()) if by is not None]
+            if due and now >= min(due):
+                drained = self._drains or self.standing.drains
+                jobs.reset_all("draining" if drained else "owner_active", self.reason)
+        if self._drains and not jobs.running and not self._drained_said:
+            self._drained_said = True
+            for link in self.links.up:
+                link.core.drained()
+        self.telling.soon()
+
+    def _caps(self, revision: int) -> m.Caps:
+        return self.offers.caps(revision, sys.platform, platform.machine().lower())
+
+    def _load(self) -> m.Load:
+        engines, models = self.offers.loads(self.jobs.load_of)
+        drains = self._stopping or self._drains or (self.standing.drains and self.jobs.running)
+        state: Literal["ready", "paused", "draining"] = "ready" if self.serves else "draining" if drains else "paused"
+        return m.Load(state, self.reason[:300], self.standing.decision.presence, engines, models)
+
+    def _engine_failed(self, engine: str, detail: str) -> None:
+        self.note(f"engine {engine}: {detail}")
+        watch = self.offers.watch_of(engine)
+        if watch is not None:
+            watch.wake()
+
+    # --- links -------------------------------------------------------------------------------------------------------
+
+    def _credentials(self) -> Credentials:
+        """Raises HomeError."""
+        key = self.home.key()
+        try:
+            return Credentials(self.enrolled, key.id, Identity(from_text(key.private, 32)))
+        except ValueError:
+            raise HomeError(f"the node's key {self.home.path / 'key'} is damaged: join again") from None
+
+    def _on_link(self, link: Link, event: e.Event) -> None:
+        if isinstance(event, _JOB_EVENTS):
+            self.jobs.take(event)
+        elif isinstance(event, e.Welcomed):
+            _LOGGER.info("linked with %s", self.enrolled.url)
+            self.links.welcomed()
+            self.telling.welcomed(link)
+            self.links.resume()
+        elif isinstance(event, e.CapsAcked):
+            self.telling.acked(event.revision)
+        elif isinstance(event, e.DrainCame):
+            self._asked_to_drain(link, event.drain)
+        elif isinstance(event, e.TaskCame):
+            self._run_task(link, event.task)
+        elif isinstance(event, e.Failed):
+            self.note(f"link: {event.code}: {event.detail}")
+
+    def _asked_to_drain(self, link: Link, drain: m.Drain) -> None:
+        if drain.resume_after_s == 0:
+            self._drains = {}
+        else:
+            self._drains[link] = self.loop.time() + drain.deadline_s
+            self._drained_said = False
+            for each in self.links.up:
+                each.core.drain(drain)
+            if drain.resume_after_s is not None:
+                self.loop.call_later(drain.resume_after_s, self._drain_over, link)
+        self._apply()
+
+    def _drain_over(self, link: Link) -> None:
+        self._drains.pop(link, None)
+        self._apply()
+
+    def _run_task(self, link: Link, task: m.Task) -> None:
+        began = self.loop.time()
+        watch = self.offers.watch_of(task.engine)
+        if task.action != "probe":
+            ok, detail = False, "the owner of this machine does not allow that"
+        elif watch is None:
+            ok, detail = task.engine in self.offers.offered, self.offers.local_state
+        else:
+            watch.wake()
+            ok, detail = True, "it answers"
+        took_ms = round((self.loop.time() - began) * 1000)
+        link.core.task_result(m.TaskResult(task.task, ok, detail[:300], took_ms))

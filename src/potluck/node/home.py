@@ -1,0 +1,173 @@
+"""The node's home directory: who this machine is at which gateway, its key, and what has to survive a restart.
+
+Rules of this file
+- The directory is its owner's alone (0700), and so is each file (0600). A file is replaced whole or not at all.
+- `node.json` and `key` are written by joining, `key` by `rotate-key` too; `state.json` by the running agent, and by a
+  command only while none runs; `agent.json` says where that listens.
+- What stands in a file is checked when it is read: one that cannot be read is named, with what to do about it.
+"""
+
+import contextlib
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from potluck.model.node import NodePrice
+from potluck.node.rules import KeptExits
+
+HOME_VARIABLE = "POTLUCK_NODE_HOME"
+SYSTEM_HOME = Path("/var/lib/potluck-node")
+
+T = TypeVar("T", bound=msgspec.Struct)
+
+
+class HomeError(Exception):
+    """A file of the home directory cannot be read or written. The message says which, why, and what to do."""
+
+
+class Enrolled(msgspec.Struct, frozen=True, omit_defaults=True):
+    """`node.json`: what enrolment gave."""
+
+    url: str
+    """of the gateway, as it was typed, without a slash at its end"""
+    origin: str
+    gateway_key: str
+    """Ed25519, base64url: the pinned identity of the gateway"""
+    node: str
+    name: str
+    organisation: str = ""
+    owner: str = ""
+    community: bool = False
+    max_price: NodePrice | None = None
+    max_models: int | None = None
+    insecure: bool = False
+    """the owner said that plain http to another machine is what is wanted"""
+    ca_file: str = ""
+    """roots that are trusted instead of the system's"""
+
+
+class KeyFile(msgspec.Struct, frozen=True):
+    """`key`: the private key and the id that the gateway knows it by, changed together."""
+
+    id: str
+    private: str
+    """Ed25519, 32 bytes, base64url"""
+
+    def __repr__(self) -> str:
+        return f"KeyFile({self.id})"
+
+
+class Kept(msgspec.Struct, frozen=True, omit_defaults=True):
+    """`state.json`: the owner's word, which a restart does not undo, and past exits. Times are unix seconds."""
+
+    serve: bool | None = None
+    """False: paused. True: resumed. None: nothing was said"""
+    drain: bool = False
+    """a pause that let what ran come to its end"""
+    until_s: float | None = None
+    """when a pause ends by itself"""
+    exits: KeptExits = KeptExits()
+
+
+class Running(msgspec.Struct, frozen=True):
+    """`agent.json`: where the agent that runs listens on loopback, and the secret that lets one command it."""
+
+    port: int
+    token: str
+    pid: int
+
+    def __repr__(self) -> str:
+        return f"Running(port={self.port}, pid={self.pid})"
+
+
+def node_home(option: str | os.PathLike[str] | None, env: Mapping[str, str]) -> Path:
+    """Where the node's files are: option, variable, else the platform's place for this user or for root."""
+    chosen = option or env.get(HOME_VARIABLE)
+    if chosen:
+        return Path(chosen).expanduser().absolute()
+    if sys.platform == "win32":
+        return Path(env.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "potluck-node"
+    if sys.platform != "darwin" and os.geteuid() == 0:
+        return SYSTEM_HOME
+    if env.get("XDG_DATA_HOME"):
+        return Path(env["XDG_DATA_HOME"]) / "potluck-node"
+    user = Path(env["HOME"]) if env.get("HOME") else Path.home()
+    if sys.platform == "darwin":
+        return user / "Library" / "Application Support" / "potluck-node"
+    return user / ".local" / "share" / "potluck-node"
+
+
+class Home:
+    """The directory's files. Its methods raise HomeError."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def prepare(self) -> None:
+        """Make the directory."""
+        try:
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if os.name == "posix" and self.path.stat().st_mode & 0o077:
+                self.path.chmod(0o700)
+        except OSError as error:
+            raise HomeError(f"the node's home {self.path} cannot be made: {error.strerror}") from None
+
+    def enrolled(self) -> Enrolled | None:
+        """Who this machine is; None: it has not joined."""
+        return self.read("node.json", Enrolled)
+
+    def kept(self) -> Kept:
+        """What the owner said last."""
+        return self.read("state.json", Kept) or Kept()
+
+    def running(self) -> Running | None:
+        """Where the agent listens, or listened before it was killed."""
+        return self.read("agent.json", Running)
+
+    def key(self) -> KeyFile:
+        """This machine's key."""
+        found = self.read("key", KeyFile)
+        if found is None:
+            raise HomeError(f"the node's key {self.path / 'key'} is not there: join again: potluck node join URL")
+        return found
+
+    def read(self, name: str, kind: type[T]) -> T | None:
+        """A JSON file; None where there is none."""
+        path = self.path / name
+        try:
+            return msgspec.json.decode(path.read_bytes(), type=kind)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise HomeError(f"{path} cannot be read: {error.strerror}") from None
+        except (msgspec.MsgspecError, ValueError) as error:
+            raise HomeError(f"{path} is damaged ({error}): mend it, or remove it") from None
+
+    def write(self, name: str, value: msgspec.Struct) -> None:
+        """A JSON file, for people too."""
+        self.write_bytes(name, msgspec.json.format(msgspec.json.encode(value)) + b"\n")
+
+    def write_bytes(self, name: str, content: bytes) -> None:
+        """Replace a file: another process never sees half of it, and a crash leaves none."""
+        path = self.path / name
+        draft = path.with_name(f".{name}.{os.getpid()}")
+        try:
+            fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            try:
+                os.write(fd, content)
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+            draft.replace(path)
+        except OSError as error:
+            raise HomeError(f"{path} cannot be written: {error.strerror}") from None
+
+    def remove(self, *names: str) -> None:
+        """Those that are there."""
+        for name in names:
+            with contextlib.suppress(OSError):
+                (self.path / name).unlink()

@@ -1,0 +1,101 @@
+"""What the gateway is told: CAPS when what is offered changes, LOAD each heartbeat and when something changed.
+
+Rules of this file
+- On each link CAPS comes first, and a revision is said once; LOAD follows, and names no engine that CAPS did not.
+- Nothing is said oftener than each `SAY_EVERY_S`: far below the rate at which a gateway ends the link. What changes
+  meanwhile is said together.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+
+from potluck.node.dialing import Link, Links
+from potluck.wire import link_messages as m
+
+SAY_EVERY_S: Final = 0.25
+
+
+class Telling:
+    """Says it. `caps(revision)` and `load()` give what is to be said now."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        links: Links,
+        caps: Callable[[int], m.Caps],
+        load: Callable[[], m.Load],
+    ) -> None:
+        self._loop = loop
+        self._links = links
+        self._caps = caps
+        self._load = load
+        self._said = caps(0)
+        """as it was said last, with its revision"""
+        self._revision_of: dict[Link, int] = {}
+        self._last: m.Load | None = None
+        self._acked = -1
+        self._said_at = -SAY_EVERY_S
+        self._later: asyncio.TimerHandle | None = None
+
+    @property
+    def in_force(self) -> bool:
+        """A gateway said on this link, or on another that is up, that it routes by what is offered."""
+        return self._acked >= 0
+
+    def acked(self, revision: int) -> None:
+        """CAPS_ACK came."""
+        self._acked = revision
+
+    def soon(self) -> None:
+        """Something may have changed: say it, if it did."""
+        if self._later is None:
+            wait_s = max(self._said_at + SAY_EVERY_S - self._loop.time(), 0.0)
+            self._later = self._loop.call_later(wait_s, self._now)
+
+    def heartbeat(self) -> None:
+        """Say LOAD though nothing changed."""
+        self._last = None
+        self.soon()
+
+    def close(self) -> None:
+        """Say nothing any more."""
+        if self._later is not None:
+            self._later.cancel()
+
+    def welcomed(self, link: Link) -> None:
+        """A new link knows nothing yet."""
+        self._say_to(link)
+
+    def _now(self) -> None:
+        self._later = None
+        self._said_at = self._loop.time()
+        up = self._links.up
+        self._revision_of = {link: self._revision_of[link] for link in up if link in self._revision_of}
+        if not up:
+            self._acked = -1
+        load = self._load()
+        changed = load != self._last
+        for link in up:
+            if self._tell_caps(link) or changed:
+                link.core.load(load)
+        self._last = load
+        self._links.pump()
+
+    def _say_to(self, link: Link) -> None:
+        self._tell_caps(link)
+        link.core.load(self._load())
+        self._links.pump()
+
+    def _tell_caps(self, link: Link) -> bool:
+        """True: they were said."""
+        caps = self._caps(self._said.revision)
+        if caps != self._said:
+            self._said = msgspec.structs.replace(caps, revision=self._said.revision + 1)
+        if self._revision_of.get(link, -1) >= self._said.revision:
+            return False
+        self._revision_of[link] = self._said.revision
+        link.core.caps(self._said)
+        return True
