@@ -4,6 +4,9 @@ Each is a function of the options (never empty, already filtered: what is here m
 source of chance, and gives the index of its choice. Ties are drawn by weight, so nothing is first because it is listed
 first. What a strategy has not measured never counts against an option.
 
+Pools with people's machines in them are `fleet_selection.py`'s; here a machine only is one more option, with a time of
+its own, so that one function scores them all.
+
 `fastest`, `least_busy` and `balanced` rank by what they measure, and learn only about what they call: with a
 probability of `EXPLORE` they call any option, so that one which looked bad once is measured again. The others rank by
 what is written down, which does not go stale: an exploring call would only break a promise.
@@ -17,6 +20,7 @@ import msgspec
 
 from potluck.model.price import nanousd_to_usd_text
 from potluck.model.resources import Strategy
+from potluck.policy.machine_cost import Ask
 from potluck.policy.mix import DEFAULT_REQUEST
 from potluck.policy.standing import Option
 
@@ -44,7 +48,7 @@ Pick = Callable[[Sequence[Option], "Wish", Random], int]
 class Wish:
     """What of a request a choice may depend on. One object serves many requests in turn; nothing keeps it."""
 
-    __slots__ = ("now", "output_tokens", "size_class", "stream", "subject")
+    __slots__ = ("ask", "now", "output_tokens", "size_class", "stream", "subject")
 
     def __init__(
         self,
@@ -53,6 +57,7 @@ class Wish:
         output_tokens: float = DEFAULT_REQUEST.output_tokens,
         subject: str = "",
         now: float = 0.0,
+        ask: Ask | None = None,
     ) -> None:
         self.stream = stream
         self.size_class = size_class
@@ -63,6 +68,12 @@ class Wish:
         """`weighted` always puts the same one in the same place; empty: it draws"""
         self.now = now
         """monotonic seconds; peaks fade by it. 0: as they were measured"""
+        self.ask = ask
+        """what it asks of a machine; None: what the usual request does"""
+
+    def of_machines(self) -> Ask:
+        """What it asks of a machine."""
+        return self.ask or Ask(DEFAULT_REQUEST.input_tokens, self.output_tokens)
 
 
 class Score(msgspec.Struct, frozen=True):
@@ -219,7 +230,10 @@ def _pulls(options: Sequence[Option], wish: Wish) -> list[float]:
     for option in options:
         if 0 < option.cost < least:
             least = option.cost
-        ms = option.standing.latency.expected_ms(stream, size_class, output_tokens)
+        if option.standing.machine is None:
+            ms = option.standing.latency.expected_ms(stream, size_class, output_tokens)
+        else:
+            ms = expected_ms(option, wish)
         if ms is None:
             pulls.append(0.0)
             continue
@@ -243,8 +257,11 @@ def _pulls(options: Sequence[Option], wish: Wish) -> list[float]:
 def leading(strategy: Strategy, options: Sequence[Option]) -> list[int]:
     """Those of `options` between which only their weights decide, whatever the request; empty: it depends on it.
 
-    So a pool can be looked at once and drawn from many times. With a subject `weighted` depends on the request too.
+    So a pool can be looked at once and drawn from many times. With a subject `weighted` depends on the request too, and
+    between machines it always does.
     """
+    if any(option.standing.machine is not None for option in options):
+        return []
     if strategy == "priority":
         tier = min([option.priority for option in options])
         return [index for index, option in enumerate(options) if option.priority == tier]
@@ -267,18 +284,19 @@ PICK: dict[Strategy, Pick] = {
 def score(strategy: Strategy, options: Sequence[Option], index: int, wish: Wish) -> Score:
     """The number that ranks `options[index]` among `options`; lower is better but for weights and shares."""
     option = options[index]
+    machine = f"; {_time_text(option, wish)}" if option.standing.machine is not None else ""
     if strategy == "priority":
-        return Score(option.priority, "tier", f"tier {option.priority}")
+        return Score(option.priority, "tier", f"tier {option.priority}{machine}")
     if strategy == "weighted":
         total = sum(each.weight for each in options)
-        return Score(option.weight, "weight", f"weight {option.weight} of {total}")
+        return Score(option.weight, "weight", f"weight {option.weight} of {total}{machine}")
     if strategy == "cheapest":
-        return Score(option.cost, "nano-USD", _cost_text(option.cost))
+        return Score(option.cost, "nano-USD", _cost_text(option.cost) + machine)
     if strategy == "fastest":
         return Score(_times(options, wish)[index], "ms", _time_text(option, wish))
     if strategy == "least_busy":
         peak_ms = option.standing.latency.peak_ms(wish.stream, wish.size_class, wish.now)
-        peak = "" if peak_ms is None else f", {peak_ms:.0f} ms at worst of late"
+        peak = machine or ("" if peak_ms is None else f", {peak_ms:.0f} ms at worst of late")
         return Score((option.standing.in_flight + 1) / option.slots, "load", _busy_text(option) + peak)
     pulls = _pulls(options, wish)
     share = pulls[index] / sum(pulls)
@@ -293,10 +311,17 @@ def lasting_score(strategy: Strategy, options: Sequence[Option], index: int, wis
     """
     option = options[index]
     if strategy in ("priority", "weighted"):
-        return score(strategy, options, index, wish)
+        ranked = score(strategy, options, index, wish)
+        return (
+            ranked
+            if option.standing.machine is None
+            else Score(ranked.value, ranked.unit, ranked.text.partition(";")[0])
+        )
     cost, cost_text = rounded(option.cost, 2), _cost_text(rounded(option.cost, 2))
     ms = option.standing.latency.expected_ms(wish.stream, wish.size_class, wish.output_tokens)
     time_text = "not measured yet" if ms is None else f"about {_coarse(ms):g} ms expected"
+    if option.standing.machine is not None:
+        ms, time_text = None, "by what it is doing at the time"
     if strategy == "cheapest":
         return Score(cost, "nano-USD", cost_text)
     if strategy == "fastest":
@@ -342,7 +367,7 @@ def stays(strategy: Strategy, options: Sequence[Option], sticky: int, wish: Wish
         times = _times(options, wish)
         return _worth(times[sticky], max(min(times), FLOOR_MS), tolerance, "takes {} longer")
     if strategy == "least_busy":
-        peaks = [each.standing.latency.peak_ms(wish.stream, wish.size_class, wish.now) for each in options]
+        peaks = [peak_ms(each, wish) for each in options]
         known = [max(peak, FLOOR_MS) for peak in peaks if peak is not None]
         if len(known) < len(options):
             known = [1.0] * len(options)
@@ -365,9 +390,26 @@ def _worth(own: float, best: float, tolerance: float, more: str) -> tuple[bool, 
 
 def _times(options: Sequence[Option], wish: Wish) -> list[float]:
     """Expected milliseconds, the best known where unknown, 0 where nothing is."""
-    times = [each.standing.latency.expected_ms(wish.stream, wish.size_class, wish.output_tokens) for each in options]
+    times = [expected_ms(each, wish) for each in options]
     best = min((ms for ms in times if ms is not None), default=0.0)
     return [best if ms is None else ms for ms in times]
+
+
+def expected_ms(option: Option, wish: Wish) -> float | None:
+    """Until the last token, by what is known of a place or a machine; None: nothing is."""
+    machine = option.standing.machine
+    if machine is None:
+        return option.standing.latency.expected_ms(wish.stream, wish.size_class, wish.output_tokens)
+    return machine.expect(wish.of_machines(), wish.now).total_ms * option.exposure
+
+
+def peak_ms(option: Option, wish: Wish) -> float | None:
+    """The slowest first token (or whole plain answer) of late; of a machine the one that is expected now."""
+    machine = option.standing.machine
+    if machine is None:
+        return option.standing.latency.peak_ms(wish.stream, wish.size_class, wish.now)
+    expected = machine.expect(wish.of_machines(), wish.now)
+    return expected.ttft_ms if wish.stream else expected.total_ms
 
 
 def _cost_text(nanousd: float) -> str:
@@ -375,6 +417,10 @@ def _cost_text(nanousd: float) -> str:
 
 
 def _time_text(option: Option, wish: Wish) -> str:
+    machine = option.standing.machine
+    if machine is not None:
+        exposed = f", times {option.exposure:g} for exposure" if option.exposure != 1 else ""
+        return machine.expect(wish.of_machines(), wish.now).text + exposed
     ms = option.standing.latency.expected_ms(wish.stream, wish.size_class, wish.output_tokens)
     return "not measured yet: counts as the best" if ms is None else f"{ms:.0f} ms expected"
 

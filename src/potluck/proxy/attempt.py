@@ -7,7 +7,8 @@ Rules
 - Exactly one of `exchange.answered_whole`, `exchange.answered_stream` and `exchange.attempt_failed` is called, unless
   the exchange cancels the attempt first. After that the attempt is `over` and never calls again.
 - What a stream says is held back until its first content; from then on (`exchange.commit`) it goes out as it comes.
-- The target counts the call as in flight from the intent until it is over, whatever happens in between.
+- The target counts the call as in flight from the intent until it is over, whatever happens in between; a machine
+  learns from its first token and its end.
 """
 
 import time
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 PLAIN, STREAM, ERROR, WRONG_FORM = range(4)
 clock_ns = time.monotonic_ns
+clock_s = time.monotonic
 unix_s = time.time
 
 
@@ -67,6 +69,7 @@ class Attempt:
         "status",
         "tap",
         "target",
+        "work",
     )
 
     def __init__(
@@ -96,7 +99,10 @@ class Attempt:
         self._said: TokenUsage | None = None
         self._parts: list[bytes] = []
         self._size_bytes = 0
-        option.standing.in_flight += 1
+        standing = option.standing
+        standing.in_flight += 1
+        machine = standing.machine
+        self.work = None if machine is None else machine.begin(exchange.ask(), clock_s())
 
     def open(self) -> None:
         """Send it. The intent is in the spool."""
@@ -116,6 +122,8 @@ class Attempt:
         if not self.over:
             self.over = True
             self.option.standing.in_flight -= 1
+            if self.work is not None:
+                self.work.dropped(clock_s())
 
     def cancel(self, reason: str) -> None:
         """Give up; nothing is called back."""

@@ -14,9 +14,10 @@ import msgspec
 from potluck.model.resources import Affinity, DataClass, Route, RouteTimeouts, Timeouts
 from potluck.model.snapshot import CompiledKey, CompiledModel, CompiledTarget, Snapshot
 from potluck.model.usage import IntentForm
+from potluck.policy.fleet_selection import pick_of
 from potluck.policy.hedging import HedgeBudget
 from potluck.policy.mix import TokenMix
-from potluck.policy.selection import PICK, Pick
+from potluck.policy.selection import Pick
 from potluck.policy.standing import Option, Standing
 from potluck.proxy import filters, names
 from potluck.proxy.registry import Lane, Registry
@@ -100,7 +101,7 @@ class Group:
     def __init__(self, options: list[PlaceOption], route: Route, why: str) -> None:
         self.options = options
         self.strategy = route.strategy
-        self.pick: Pick = PICK[route.strategy]
+        self.pick: Pick = pick_of(route.strategy, options)
         self.leaders: list[PlaceOption] = []
         """those between which only weights decide; empty: that depends on the request"""
         self.even = False
@@ -121,6 +122,7 @@ class Candidates:
         "impaired",
         "left_out",
         "lone",
+        "machines",
         "measures",
         "mix",
         "model",
@@ -155,6 +157,8 @@ class Candidates:
         """speed decides, so it is measured"""
         self.lone: LaneOption | None = None
         """there is no choice at all"""
+        self.machines = False
+        """some of them are models on nodes: what a request asks of a machine is worked out for it"""
         self.plan = ""
         """id of the plan in force"""
         self.output_tokens = 0
@@ -346,6 +350,7 @@ class Compiler:
         places = made.places
         if len(places) == 1 and len(places[0].lanes) == 1:
             made.lone = places[0].lanes[0]
+        made.machines = any(place.standing.machine is not None for place in places)
         if made.route.timeouts.total_s is None:
             allowed_s = [option.target.endpoint.timeouts.total_s for place in places for option in place.lanes]
             made.total_s = max([DEFAULT_TOTAL_S, *allowed_s])

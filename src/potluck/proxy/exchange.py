@@ -35,6 +35,7 @@ from potluck.model.usage import (
 )
 from potluck.policy import hedging
 from potluck.policy.latency import size_class
+from potluck.policy.machine_cost import Ask
 from potluck.policy.retry import MAX_CALLS
 from potluck.ports import Failure
 from potluck.proxy import verdict
@@ -45,7 +46,7 @@ from potluck.proxy.own_answers import refuse
 from potluck.proxy.record import intent_of, record_of
 from potluck.proxy.registry import OPEN
 from potluck.proxy.relay import Relay
-from potluck.proxy.routing import Run
+from potluck.proxy.routing import Run, ask_of
 from potluck.wire.dialects.envelope import Envelope, decode_envelope, read_control_fields
 from potluck.wire.dialects.resume import continuation, seam_comment, why_not
 from potluck.wire.dialects.splice import Earlier, ResumableTap
@@ -74,6 +75,7 @@ class Exchange:
     """One request. Made when its body is whole; ends by telling its connection `finished`."""
 
     __slots__ = (
+        "_ask",
         "_attempt",
         "_calls",
         "_content_sent",
@@ -179,7 +181,8 @@ class Exchange:
         plane.exchanges.add(self)
         now = clock()
         self._total_at = now + candidates.total_s
-        option = router.first(candidates, envelope, len(self.body), key, now)
+        ask = self._ask = ask_of(candidates, envelope, key) if candidates.machines else None
+        option = router.first(candidates, envelope, len(self.body), key, now, ask)
         if option is None:
             self._give_up(router.none_left(candidates, envelope, now))
             return
@@ -187,6 +190,13 @@ class Exchange:
             self._last_out_at = now
             self._resumable = envelope.controls is not None and not why_not(envelope)
         self._begin(option, "first")
+
+    def ask(self) -> Ask:
+        """What it asks of a machine."""
+        ask = self._ask
+        if ask is None:  # machines came with a configuration that is newer than the request
+            ask = self._ask = ask_of(self.candidates, self.envelope, self.key)
+        return ask
 
     def _refuse(self, error: RequestError) -> None:
         connection = self.connection
@@ -285,7 +295,7 @@ class Exchange:
         if candidates is None:
             return
         option = self.plane.router.rival(
-            candidates, self._run_so_far(), self.envelope, len(self.body), self.key, clock()
+            candidates, self._run_so_far(), self.envelope, len(self.body), self.key, clock(), self._ask
         )
         if option is not None:
             self._begin(option, "hedge")
@@ -342,6 +352,8 @@ class Exchange:
 
     def answered_whole(self, attempt: Attempt, body: bytes, usage: TokenUsage, finish_reason: str) -> None:
         """A good answer that was not streamed."""
+        if attempt.work is not None:
+            attempt.work.end(usage.output_tokens, clock())
         attempt.over = True
         attempt.option.standing.in_flight -= 1
         if self._calls > 1 or self._timer is not None:
@@ -366,6 +378,8 @@ class Exchange:
         self._wins(attempt)
         attempt.committed = True
         attempt.first_content_us = now_us = clock_ns() // 1000
+        if attempt.work is not None:
+            attempt.work.first_token(now_us / 1e6)
         if not self._content_sent:
             self._content_sent = True
             self.first_content_us = now_us
@@ -384,6 +398,8 @@ class Exchange:
 
     def answered_stream(self, attempt: Attempt, last: bytes, usage: TokenUsage, finish_reason: str) -> None:
         """A stream came to its good end; `last` is what of it has not gone out yet."""
+        if attempt.work is not None:
+            attempt.work.end(0 if attempt.slowed else usage.output_tokens, clock())
         attempt.leave()
         self._wins(attempt)
         if not attempt.committed:
@@ -446,8 +462,10 @@ class Exchange:
     def attempt_failed(self, attempt: Attempt, failure: Failure) -> None:
         """An attempt is over without an answer: the next call, or an honest end."""
         usage = attempt.usage_so_far() if attempt.committed else attempt.usage_said()
-        attempt.cancel(failure.detail)
         now, run, option = clock(), self._run_so_far(), attempt.option
+        if attempt.work is not None and failure.error_class == "refused":
+            attempt.work.dropped(now, refused=True, retry_after_s=failure.retry_after_s)
+        attempt.cancel(failure.detail)
         if run.says_more(option, failure):
             self.plane.registry.failed(option.lane, failure, now, attempt.target, probe=option.probe)
         else:
@@ -487,7 +505,9 @@ class Exchange:
         if failure.error_class != "caller_fault":
             candidates = self._candidates_now()
             if candidates is not None:
-                following = self.plane.router.next(candidates, run, self.envelope, len(self.body), self.key, now)
+                following = self.plane.router.next(
+                    candidates, run, self.envelope, len(self.body), self.key, now, self._ask
+                )
         if following is None:
             self._all_failed(now)
         elif following.delay_s:
@@ -524,7 +544,7 @@ class Exchange:
         candidates = self._candidates_now()
         if candidates is None:
             return False
-        option = self.plane.router.resumer(candidates, run, envelope, len(self.body), self.key, now)
+        option = self.plane.router.resumer(candidates, run, envelope, len(self.body), self.key, now, self._ask)
         if option is None:
             return False
         target = option.target

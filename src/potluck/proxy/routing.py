@@ -20,14 +20,17 @@ from potluck.model.snapshot import CompiledKey, Snapshot
 from potluck.model.usage import AttemptKind, PlanLine
 from potluck.policy import retry
 from potluck.policy.affinity import PREFIX_BYTES, prefix_of
+from potluck.policy.estimate import estimate_usage
 from potluck.policy.latency import size_class
+from potluck.policy.machine_cost import Ask
+from potluck.policy.prefix_blocks import blocks_of
 from potluck.policy.selection import Wish, leading, stays
 from potluck.ports import Failure, SnapshotSource
 from potluck.proxy import explain
 from potluck.proxy.candidates import Candidates, Compiler, Group, LaneOption, PlaceOption
 from potluck.proxy.registry import OPEN, PARKED, PROBE, READY, Registry
 from potluck.wire.dialects.controls import Controls
-from potluck.wire.dialects.envelope import Envelope
+from potluck.wire.dialects.envelope import Envelope, prompt_bytes
 from potluck.wire.dialects.resume import goes_on
 from potluck.wire.errors import RequestError
 
@@ -40,6 +43,8 @@ REFRESH_S = 1.0
 RETELL_S = 60.0
 """how old the numbers in the recorded plan may be; a lane that opens or closes changes it at once"""
 _NOTHING_SAID = (None,) * 6
+_PROMPTS = ("messages", "prompt", "input")
+"""members, one of which holds the prompt"""
 
 
 class Run:
@@ -148,9 +153,15 @@ class Router:
     # --- picking
 
     def first(
-        self, candidates: Candidates, envelope: Envelope, body_bytes: int, key: CompiledKey, now: float
+        self,
+        candidates: Candidates,
+        envelope: Envelope,
+        body_bytes: int,
+        key: CompiledKey,
+        now: float,
+        ask: Ask | None = None,
     ) -> LaneOption | None:
-        """The place for a request's first call; None: none is left, and `none_left` says why."""
+        """The place for a request's first call; None: none is left, and `none_left` says why. `ask`: `ask_of` it."""
         if now >= candidates.stale_at or candidates.version != self.registry.version:
             self.refresh(candidates, now)
         if candidates.hedge_budget is not None:
@@ -160,7 +171,7 @@ class Router:
         if lone is not None and not lone.lane.troubled:
             return lone
         if candidates.impaired:
-            wish = self._wish_of(candidates, envelope, body_bytes, key, now)
+            wish = self._wish_of(candidates, envelope, body_bytes, key, now, ask)
             return self._select(candidates, None, wish, now, self._prefix(candidates, envelope, key))
         group = candidates.groups[0] if candidates.groups else None
         if group is None:
@@ -175,16 +186,23 @@ class Router:
             else:
                 place = leaders[0] if len(leaders) == 1 else self._drawn(leaders)
         elif candidates.affinity is not None:
-            wish = self._wish_of(candidates, envelope, body_bytes, key, now)
+            wish = self._wish_of(candidates, envelope, body_bytes, key, now, ask)
             place = self._sticky(candidates, group, options, wish, now, self._prefix(candidates, envelope, key))
         else:
-            wish = self._wish_of(candidates, envelope, body_bytes, key, now)
+            wish = self._wish_of(candidates, envelope, body_bytes, key, now, ask)
             place = options[group.pick(options, wish, registry.random)]
         lanes = place.lanes
         return lanes[0] if len(lanes) == 1 else self._by_weight(lanes)
 
     def next(
-        self, candidates: Candidates, run: Run, envelope: Envelope, body_bytes: int, key: CompiledKey, now: float
+        self,
+        candidates: Candidates,
+        run: Run,
+        envelope: Envelope,
+        body_bytes: int,
+        key: CompiledKey,
+        now: float,
+        ask: Ask | None = None,
     ) -> Next | None:
         """The call after a failure; None: that was the last one allowed."""
         spent = run.spent
@@ -198,7 +216,7 @@ class Router:
                 run.rotated = True
                 return Next(other, "key")
         if spent.targets < retry.MAX_TARGETS:
-            wish = self._wish_of(candidates, envelope, body_bytes, key, now)
+            wish = self._wish_of(candidates, envelope, body_bytes, key, now, ask)
             chosen = self._select(candidates, run, wish, now, None)
             if chosen is not None:
                 return Next(chosen, "next")
@@ -221,15 +239,23 @@ class Router:
         For a `rehearsal`: it draws, takes probes and counts as requests do.
         """
         run = Run(now + candidates.total_s)
-        option = self.first(candidates, envelope, body_bytes, key, now)
+        ask = ask_of(candidates, envelope, key) if candidates.machines else None
+        option = self.first(candidates, envelope, body_bytes, key, now, ask)
         while option is not None and len(run.places) < most:
             run.called(option)
-            wish = self._wish_of(candidates, envelope, body_bytes, key, now)
+            wish = self._wish_of(candidates, envelope, body_bytes, key, now, ask)
             option = self._select(candidates, run, wish, now, None)
         return [candidates.by_place[place] for place in run.places]
 
     def rival(
-        self, candidates: Candidates, run: Run, envelope: Envelope, body_bytes: int, key: CompiledKey, now: float
+        self,
+        candidates: Candidates,
+        run: Run,
+        envelope: Envelope,
+        body_bytes: int,
+        key: CompiledKey,
+        now: float,
+        ask: Ask | None = None,
     ) -> LaneOption | None:
         """A place to ask beside those in `run`, with nothing wrong with it; None: there is none, or no budget.
 
@@ -238,7 +264,7 @@ class Router:
         budget, spent = candidates.hedge_budget, run.spent
         if budget is None or not spent.may_call(now) or spent.targets >= retry.MAX_TARGETS:
             return None
-        wish = self._wish_of(candidates, envelope, body_bytes, key, now)
+        wish = self._wish_of(candidates, envelope, body_bytes, key, now, ask)
         models = candidates.own_models | {option.model for option in run.places.values()}
         for group in candidates.groups:
             ready = [
@@ -252,14 +278,21 @@ class Router:
         return None
 
     def resumer(
-        self, candidates: Candidates, run: Run, envelope: Envelope, body_bytes: int, key: CompiledKey, now: float
+        self,
+        candidates: Candidates,
+        run: Run,
+        envelope: Envelope,
+        body_bytes: int,
+        key: CompiledKey,
+        now: float,
+        ask: Ask | None = None,
     ) -> LaneOption | None:
         """A place of the same model that can go on from text; None: none is left."""
         assert run.last is not None
         if not run.spent.may_call(now) or run.spent.targets >= retry.MAX_TARGETS:
             return None
         model = run.last[0].model
-        wish = self._wish_of(candidates, envelope, body_bytes, key, now)
+        wish = self._wish_of(candidates, envelope, body_bytes, key, now, ask)
         return self._select(
             candidates,
             run,
@@ -270,9 +303,16 @@ class Router:
         )
 
     def _wish_of(
-        self, candidates: Candidates, envelope: Envelope, body_bytes: int, key: CompiledKey, now: float
+        self,
+        candidates: Candidates,
+        envelope: Envelope,
+        body_bytes: int,
+        key: CompiledKey,
+        now: float,
+        ask: Ask | None,
     ) -> Wish:
         wish = self._wish
+        wish.ask = ask
         wish.stream = envelope.stream
         wish.size_class = size_class(body_bytes)
         wish.now = now
@@ -398,7 +438,8 @@ class Router:
         pools = list(self._pools(candidates, (), now))
         stays_there, why = False, "it cannot be called now"
         if pools and there in pools[0][1]:
-            wish = self._wish_of(candidates, envelope, body_bytes, key, now)
+            ask = ask_of(candidates, envelope, key) if candidates.machines else None
+            wish = self._wish_of(candidates, envelope, body_bytes, key, now, ask)
             group, usable, _ = pools[0]
             stays_there, why = stays(group.strategy, usable, usable.index(there), wish, affinity.tolerance)
         elif any(there in usable for _, usable, _ in pools):
@@ -477,9 +518,25 @@ def _routed_by(controls: Controls) -> tuple[object, ...] | None:
     return None if said == _NOTHING_SAID else said
 
 
+def ask_of(candidates: Candidates, envelope: Envelope, key: CompiledKey) -> Ask:
+    """What a request asks of a machine, where some may serve it: made once, and given to whatever chooses for it."""
+    members = envelope.members
+    output_tokens = 0 if envelope.capability == "embeddings" else candidates.mix.mean_request().output_tokens
+    if envelope.max_output_tokens is not None:
+        output_tokens = min(output_tokens, envelope.max_output_tokens)
+    tools = members.get("tools")
+    for name in _PROMPTS:
+        if name in members:
+            blocks = blocks_of((key.project_id, None if tools is None else bytes(tools)), memoryview(members[name]))
+            break
+    else:
+        blocks = ()
+    return Ask(estimate_usage(prompt_bytes(envelope), 0).input_tokens, output_tokens * envelope.n, blocks)
+
+
 def _prompt(envelope: Envelope) -> bytes:
     members = envelope.members
-    for name in ("messages", "prompt", "input"):
+    for name in _PROMPTS:
         if name in members:
             return bytes(memoryview(members[name])[:PREFIX_BYTES])
     return b""

@@ -1,0 +1,124 @@
+"""The strategies where people's machines are among the options. What they promise is the same.
+
+What is written down (tier, weight, price) decides as ever; if the draw falls on a machine, `machine_choice` says which
+of those that are as good: weights decide between machines and providers, and scale the draw between machines. Where
+speed or load decides, machines come in by what they would take, and only those of the best tie at all.
+"""
+
+from collections.abc import Sequence
+
+from potluck.model.resources import Strategy
+from potluck.policy.machine_choice import choose, consider
+from potluck.policy.selection import (
+    COST_TIE,
+    EXPLORE,
+    PICK,
+    TIME_TIE,
+    Pick,
+    Random,
+    Wish,
+    expected_ms,
+    peak_ms,
+)
+from potluck.policy.standing import Option
+
+
+def pick_of(strategy: Strategy, options: Sequence[Option]) -> Pick:
+    """How to choose among these, now and until some of them become machines or cease to be."""
+    return PICK[strategy] if all(option.standing.machine is None for option in options) else _PICK[strategy]
+
+
+def _priority(options: Sequence[Option], wish: Wish, random: Random) -> int:
+    chosen = PICK["priority"](options, wish, random)
+    tier = options[chosen].priority
+    return _settled(options, chosen, [each.priority == tier for each in options], wish, random)
+
+
+def _weighted(options: Sequence[Option], wish: Wish, random: Random) -> int:
+    chosen = PICK["weighted"](options, wish, random)
+    return chosen if wish.subject else _settled(options, chosen, [True] * len(options), wish, random)
+
+
+def _cheapest(options: Sequence[Option], wish: Wish, random: Random) -> int:
+    chosen = PICK["cheapest"](options, wish, random)
+    limit = min(each.cost for each in options) * COST_TIE
+    return _settled(options, chosen, [each.cost <= limit for each in options], wish, random)
+
+
+def _settled(options: Sequence[Option], chosen: int, as_good: list[bool], wish: Wish, random: Random) -> int:
+    """`chosen`, or if that is a machine, the one of those as good as it that the machines' own rules draw."""
+    if options[chosen].standing.machine is None:
+        return chosen
+    machines = [index for index in _machines(options) if as_good[index]]
+    return machines[choose([options[index] for index in machines], wish.of_machines(), wish.now, random)]
+
+
+def _fastest(options: Sequence[Option], wish: Wish, random: Random) -> int:
+    """One machine, as they are chosen between, against the providers' expected times."""
+    machines = _machines(options)
+    rivals = [index for index, option in enumerate(options) if option.standing.machine is None]
+    rivals.append(machines[choose([options[index] for index in machines], wish.of_machines(), wish.now, random)])
+    if random() < EXPLORE:
+        return rivals[int(random() * len(rivals))]
+    times = [expected_ms(options[index], wish) for index in rivals]
+    limit = min([ms for ms in times if ms is not None]) * TIME_TIE
+    tied = [index for index, ms in zip(rivals, times, strict=True) if ms is None or ms <= limit]
+    return tied[PICK["weighted"]([options[index] for index in tied], Wish(), random)]
+
+
+def _least_busy(options: Sequence[Option], wish: Wish, random: Random) -> int:
+    """Of two drawn by slots the one with the lower load, times its time if both have one."""
+    eligible = _eligible(options, wish)
+    if len(eligible) == 1 or random() < EXPLORE:
+        return eligible[int(random() * len(eligible))]
+    one = _by_slots(options, eligible, random)
+    other = _by_slots(options, [index for index in eligible if index != one], random)
+    loads = [_load(options[index]) for index in (one, other)]
+    peaks = [peak_ms(options[index], wish) for index in (one, other)]
+    if peaks[0] is not None and peaks[1] is not None:
+        loads = [loads[0] * peaks[0], loads[1] * peaks[1]]
+    return other if loads[1] < loads[0] else one
+
+
+def _balanced(options: Sequence[Option], wish: Wish, random: Random) -> int:
+    eligible = _eligible(options, wish)
+    return eligible[PICK["balanced"]([options[index] for index in eligible], wish, random)]
+
+
+def _machines(options: Sequence[Option]) -> list[int]:
+    return [index for index, option in enumerate(options) if option.standing.machine is not None]
+
+
+def _eligible(options: Sequence[Option], wish: Wish) -> list[int]:
+    """The providers, and the machines of the best tie."""
+    machines = _machines(options)
+    pool = consider([options[index] for index in machines], wish.of_machines(), wish.now).pool
+    drawn = {machines[index] for index in pool}
+    return [index for index, option in enumerate(options) if option.standing.machine is None or index in drawn]
+
+
+def _load(option: Option) -> float:
+    """Calls per slot, this one included."""
+    machine = option.standing.machine
+    if machine is None:
+        return (option.standing.in_flight + 1) / option.slots
+    return (machine.busy + 1) / machine.slots
+
+
+def _by_slots(options: Sequence[Option], among: list[int], random: Random) -> int:
+    point = random() * sum(options[index].slots for index in among)
+    for index in among:
+        point -= options[index].slots
+        if point < 0:
+            return index
+    return among[-1]
+
+
+_PICK: dict[Strategy, Pick] = {
+    "priority": _priority,
+    "weighted": _weighted,
+    "cheapest": _cheapest,
+    "fastest": _fastest,
+    "least_busy": _least_busy,
+    "balanced": _balanced,
+}
