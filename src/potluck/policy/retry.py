@@ -8,6 +8,9 @@ Rules
   the request, so that one request would cost a target all its keys.
 - The same target is called again only after a back-off, once, and only when it was not reached or answered 5xx: in all
   other cases it did the work, or may have.
+- A node's refusal is no call and no target, up to `MAX_REFUSALS` of a request: it cost a round trip and nobody's work.
+  After so many, others of that tier would refuse too: the next tier is tried. A node that refused is asked again only
+  if it said when, and nothing else is left.
 - A caller's fault is final. A refusal of the request by a target's own rules (`policy`) is not: others have others.
 """
 
@@ -18,6 +21,8 @@ from potluck.model.usage import ErrorClass
 
 MAX_TARGETS = 3
 MAX_CALLS = 4
+MAX_REFUSALS = 3
+"""nodes' refusals that a request takes beside its calls"""
 SAME_TARGET_FIRST_S = 0.5
 """the first back-off of a request; doubles with each further one"""
 SAME_TARGET_MAX_S = 5.0
@@ -86,12 +91,16 @@ class Spent:
     Each call is told twice: `called` when it begins, `failed` when it fails. `target` and `credential` are any ids.
     """
 
-    __slots__ = ("_repeated", "_then", "_tried", "calls", "deadline", "final")
+    __slots__ = ("_refused", "_repeated", "_then", "_tried", "calls", "deadline", "final", "refusals")
 
     def __init__(self, deadline: float) -> None:
         """`deadline`: monotonic seconds, of the whole request."""
         self.deadline = deadline
         self.calls = 0
+        self.refusals = 0
+        """calls that were refused and do not count"""
+        self._refused: set[str] = set()
+        """targets that refused so and were not called again"""
         self.final = False
         """a failure ended the request, whatever is left"""
         self._tried: dict[str, set[str | None]] = {}
@@ -104,12 +113,13 @@ class Spent:
 
     @property
     def targets(self) -> int:
-        """Distinct targets called so far."""
-        return len(self._tried)
+        """Distinct targets called so far, without those that only refused."""
+        return len(self._tried) - len(self._refused)
 
     def called(self, target: str, credential: str | None) -> None:
         """A call has begun, for whatever reason: first, next target, next key, same again, hedge."""
         self.calls += 1
+        self._refused.discard(target)
         if self._then.pop(target, 0.0) is not None and target in self._tried:
             self._repeated.add(target)
         self._tried.setdefault(target, set()).add(credential)
@@ -121,6 +131,13 @@ class Spent:
         self._then.pop(target, None)
         if error_class in FINAL:
             self.final = True
+        elif error_class == "refused":
+            if self.refusals < MAX_REFUSALS:
+                self.refusals += 1
+                self.calls -= 1
+                self._refused.add(target)
+            if retry_after_s is not None and retry_after_s <= SAME_TARGET_MAX_S:
+                self._then[target] = retry_after_s
         elif another_key_may_do(error_class, status):
             self._then[target] = None
         elif (phase == "connect" or 500 <= status <= 599) and (retry_after_s or 0.0) <= SAME_TARGET_MAX_S:
@@ -136,7 +153,7 @@ class Spent:
             return False
         tried = self._tried.get(target)
         if tried is None:
-            return len(self._tried) < MAX_TARGETS
+            return self.targets < MAX_TARGETS
         return self._then.get(target, 0.0) is None and credential not in tried
 
     def again_after_s(self, target: str, now: float, random: Random) -> float | None:

@@ -287,25 +287,39 @@ class Compiler:
             if reason:
                 made.left_out.append((compiled, compiled.name, reason))
                 continue
-            target = _with_timeouts(compiled, made.route.timeouts)
+            target = self._for_kind(_with_timeouts(compiled, made.route.timeouts))
             public = model.alias_of or model.name
-            if target.node is not None:
-                registry.machine(target.place)
             option = LaneOption(target, registry.lane(target), registry.standing(target.place), public)
             lanes.setdefault(target.place, []).append(option)
         return [PlaceOption(tuple(each)) for each in lanes.values()]
 
+    def _for_kind(self, target: CompiledTarget) -> CompiledTarget:
+        """A target on a node, with what it has to be told of requests of this kind."""
+        if target.node is None:
+            return target
+        self.registry.machine(target.place)
+        mine = target.owner == f"project:{self.key.project}" or not (target.owner or target.community)
+        node = msgspec.structs.replace(target.node, data_class=self._data_class, own=mine)
+        return msgspec.structs.replace(target, node=node)
+
     def _barred(self, target: CompiledTarget) -> str:
         reason = filters.why_not(target, self.envelope.capability, self._data_class)
+        if not reason and self.key.own_devices == "own_only" and not filters.owns(self.key, target):
+            reason = "the key uses its own devices only"
         for constraints in self._constraints:
             reason = reason or filters.barred_by_route(target, constraints)
         return reason or filters.barred_by_caller(target, self.controls)
 
     def _group(self, made: Candidates, places: list[PlaceOption], prefer: str | None) -> None:
-        """The model's own places by the strategy, what a fallback pattern holds back after them, then other models."""
+        """The key's own devices where they come first, the model's own places by the strategy, what a fallback pattern
+        holds back after them, then other models."""
         route = made.route
         if prefer is not None and prefer != "own":
             route = msgspec.structs.replace(route, strategy=prefer)
+        devices: list[PlaceOption] = []
+        if self.key.own_devices == "own_first":
+            devices = [place for place in places if filters.owns(self.key, place.lanes[0].target)]
+            places = [place for place in places if place not in devices]
         later: list[tuple[list[PlaceOption], str]] = []
         for entry in route.fallback:
             if entry == "key:*":
@@ -321,7 +335,7 @@ class Compiler:
             own, others = [each for each in places if each.own], [each for each in places if not each.own]
             later.insert(0, (others, "model, not own"))
             places = own
-        for options, why in [(places, "model"), *later]:
+        for options, why in [(devices, "own devices"), (places, "model"), *later]:
             fresh = []
             for each in options:  # models of one route may have a place in common
                 if each.place not in made.by_place:

@@ -10,7 +10,7 @@ from math import inf
 
 from potluck.model.price import NANOUSD_PER_USD
 from potluck.model.resources import DataClass, RouteConstraints
-from potluck.model.snapshot import CompiledTarget
+from potluck.model.snapshot import CompiledKey, CompiledTarget
 from potluck.wire.dialects.controls import Controls
 
 OPENNESS: dict[str, int] = {"private": 0, "standard": 1, "open": 2}
@@ -22,9 +22,16 @@ def why_not(target: CompiledTarget, capability: str, data_class: DataClass) -> s
         return target.unroutable
     if capability not in target.heads:
         return f"does not serve {capability}"
+    if target.community and data_class != "open":
+        return f"data class {data_class} does not go to community nodes"
     if data_class == "private" and not target.own:
         return "data class private stays on own infrastructure"
     return ""
+
+
+def owns(key: CompiledKey, target: CompiledTarget) -> bool:
+    """Whether the target is one of the key's own devices: its project's nodes, and those of the whole organisation."""
+    return target.node is not None and not target.community and target.owner in ("", f"project:{key.project}")
 
 
 def barred_by_route(target: CompiledTarget, constraints: RouteConstraints) -> str:
@@ -51,11 +58,16 @@ def barred_by_caller(target: CompiledTarget, controls: Controls) -> str:
 
 
 def _called(target: CompiledTarget, entries: Iterable[str]) -> bool:
-    """Whether an entry of `only` or `ignore` means the target: by its kind, its provider, its name, or a pattern.
+    """Whether an entry of `only` or `ignore` means the target: by kind, provider, node, name, or a pattern.
 
-    Kinds: `provider` is every endpoint behind an address, own ones too; `own` is own infrastructure of any kind.
+    Kinds: `provider` is every endpoint behind an address, own ones too; `node` every node; `own` is own infrastructure
+    of any kind; `community` somebody else's machines.
     """
-    names = {target.provider, target.name, "provider", *(("own",) if target.own else ())}
+    names = {target.provider, target.name, "provider" if target.node is None else "node"}
+    if target.own:
+        names.add("own")
+    if target.community:
+        names.add("community")
     for entry in entries:
         if entry in names or ("*" in entry and (like(entry, target.name) or like(entry, target.provider))):
             return True

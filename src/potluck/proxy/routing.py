@@ -6,7 +6,8 @@ snapshot and kept; a request then picks among them. Rules of picking:
 2. Lanes whose key is parked or dead are passed over; a place all of whose lanes are is left out.
 3. Places whose breakers are open come after all others, but they come: the last target standing is never removed.
 4. A half-open breaker, and a dead key once a minute, gets one call as its probe, in its ordinary turn.
-5. After a failure: another key of the same target (once, where the key was the matter), the next place, and only when
+5. A node that refused is left alone by that request, and after `MAX_REFUSALS` the nodes of those tiers are.
+6. After a failure: another key of the same target (once, where the key was the matter), the next place, and only when
    no other is left the same place again, after a pause, where `policy.retry` allows it.
 
 A plain request with nothing wrong anywhere and one group of targets takes the short way in `Router.first`.
@@ -50,7 +51,7 @@ _PROMPTS = ("messages", "prompt", "input")
 class Run:
     """What a request has tried so far; made when its first call fails or gets a rival."""
 
-    __slots__ = ("forbidden", "lanes", "last", "places", "rotated", "spent")
+    __slots__ = ("forbidden", "lanes", "last", "places", "refused", "rotated", "spent")
 
     def __init__(self, deadline: float) -> None:
         self.spent = retry.Spent(deadline)
@@ -59,6 +60,8 @@ class Run:
         """in the order of their first call, with the last lane used"""
         self.forbidden: set[str] = set()
         """places that have refused a key by 403"""
+        self.refused: list[LaneOption] = []
+        """on nodes that refused"""
         self.rotated = False
         """another key was tried at once already"""
         self.last: tuple[LaneOption, Failure] | None = None
@@ -78,6 +81,8 @@ class Run:
     def failed(self, option: LaneOption, failure: Failure) -> None:
         if failure.status == 403:
             self.forbidden.add(option.place)
+        if failure.error_class == "refused":
+            self.refused.append(option)
         self.last = (option, failure)
         self.spent.failed(option.place, failure.error_class, failure.phase, failure.status, failure.retry_after_s)
 
@@ -113,7 +118,8 @@ class Router:
         snapshot = self.snapshots.current
         if snapshot is not self._made_from:
             self._forget_kinds(snapshot)
-        scope = key.project_id if key.models is None and not self._by_key else key.id
+        shared = key.models is None and not self._by_key and key.own_devices == "off"
+        scope = key.project_id if shared else key.id
         kinds, most = self._kinds, MAX_KINDS
         kind: tuple[object, ...] = (scope, envelope.capability, envelope.model)
         if envelope.controls is not None:
@@ -217,7 +223,7 @@ class Router:
                 return Next(other, "key")
         if spent.targets < retry.MAX_TARGETS:
             wish = self._wish_of(candidates, envelope, body_bytes, key, now, ask)
-            chosen = self._select(candidates, run, wish, now, None)
+            chosen = self._select(candidates, run, wish, now, None, _spared(candidates, run) if run.refused else None)
             if chosen is not None:
                 return Next(chosen, "next")
         for place in run.places:
@@ -291,7 +297,7 @@ class Router:
         assert run.last is not None
         if not run.spent.may_call(now) or run.spent.targets >= retry.MAX_TARGETS:
             return None
-        model = run.last[0].model
+        model, spared = run.last[0].model, _spared(candidates, run)
         wish = self._wish_of(candidates, envelope, body_bytes, key, now, ask)
         return self._select(
             candidates,
@@ -299,7 +305,9 @@ class Router:
             wish,
             now,
             None,
-            lambda each: each.model == model and goes_on(envelope, each.lanes[0].target.assistant_prefix),
+            lambda each: (
+                each.model == model and goes_on(envelope, each.lanes[0].target.assistant_prefix) and spared(each)
+            ),
         )
 
     def _wish_of(
@@ -510,6 +518,23 @@ class Router:
                     return None
                 waits.append(round(option.lane.parking.until - now, 3))  # 7.0000001 is not eight
         return waits
+
+
+def _spared(candidates: Candidates, run: Run) -> Callable[[PlaceOption], bool]:
+    """What refusals leave to be tried: nothing on nodes that refused, and after the last one nothing of their tiers."""
+    nodes = {option.target.provider_id for option in run.refused}
+    tiers: set[tuple[int, int]] = set()
+    tier_of: dict[str, tuple[int, int]] = {}
+    if len(run.refused) >= retry.MAX_REFUSALS:
+        for number, group in enumerate(candidates.groups):
+            tier_of.update((each.place, (number, each.priority)) for each in group.options)
+        tiers = {tier_of[option.place] for option in run.refused if option.place in tier_of}
+
+    def fits(each: PlaceOption) -> bool:
+        target = each.lanes[0].target
+        return target.node is None or (target.provider_id not in nodes and tier_of.get(each.place) not in tiers)
+
+    return fits
 
 
 def _routed_by(controls: Controls) -> tuple[object, ...] | None:

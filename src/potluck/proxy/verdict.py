@@ -71,7 +71,8 @@ def hidden_of(target: CompiledTarget, capability: Capability) -> tuple[str, ...]
     endpoint = target.endpoint
     authorization = dict(target.heads[capability].headers).get("authorization", "")
     secret = authorization.removeprefix("Bearer ")
-    return tuple(text for text in (secret, f"{endpoint.host}:{endpoint.port}", endpoint.host) if text)
+    address = (f"{endpoint.host}:{endpoint.port}", endpoint.host) if endpoint.host else ()
+    return tuple(text for text in (secret, *address) if text)
 
 
 def late_comment(target: CompiledTarget, attempts: int) -> bytes:
@@ -158,16 +159,19 @@ def of_failures(failures: list[tuple[str, Failure]], parked_waits_s: list[float]
 
     `parked_waits_s`: for how long all lanes are parked by now, those too that were not called; None: some are not.
     """
-    last = failures[-1][1]
+    last = next((failure for _, failure in reversed(failures) if failure.error_class != "refused"), failures[-1][1])
     if last.error_class == "caller_fault":
         code = "request_too_large" if last.status == 413 else "invalid_request"
         return RequestError(code, last.detail)
-    classes = {failure.error_class for _, failure in failures}
+    # a refusal says nothing against the others' reasons
+    classes = {failure.error_class for _, failure in failures} - {"refused"}
     told = "; ".join(f"{name} {failure.detail} ({failure.error_class})" for name, failure in failures)
     count = "the only call failed" if len(failures) == 1 else f"all {len(failures)} calls failed"
     message = f"{count}: {told}"
+    asked_s = [failure.retry_after_s for _, failure in failures]
+    if not classes:
+        return RequestError("no_target_available", message, retry_after_s=smallest_retry_after(asked_s))
     if classes == {"key_limited"}:
-        asked_s = [failure.retry_after_s for _, failure in failures]
         waits = asked_s if parked_waits_s is None else parked_waits_s
         return RequestError("upstream_rate_limited", message, retry_after_s=smallest_retry_after(waits) or 1.0)
     if classes == {"policy"}:

@@ -16,6 +16,7 @@ from potluck.providers.openai import build_heads
 from potluck.proxy.candidates import Candidates, LaneOption
 from potluck.proxy.registry import Lane, Registry
 from potluck.proxy.routing import Next, Router, Run
+from potluck.snapshot.nodes import HEADS
 from potluck.wire.dialects.controls import Controls
 from potluck.wire.dialects.envelope import Envelope
 
@@ -89,6 +90,8 @@ def on_node(node: str, model: str = "m", **members: Any) -> CompiledTarget:
         "upstream": "hub",
         "usd": 0.0,
         "own": not members.get("community", False),
+        "endpoint": Endpoint(node_id, "", 0, False, Timeouts()),
+        "heads": {"chat": HEADS["chat"]},
         "place": place_of(node_id, "e", model),
         "node": NodePlace(node_id, "e", model),
     }
