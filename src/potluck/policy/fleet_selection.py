@@ -19,6 +19,7 @@ from potluck.policy.selection import (
     Wish,
     expected_ms,
     peak_ms,
+    pulls_of,
 )
 from potluck.policy.standing import Option
 
@@ -82,7 +83,15 @@ def _least_busy(options: Sequence[Option], wish: Wish, random: Random) -> int:
 
 def _balanced(options: Sequence[Option], wish: Wish, random: Random) -> int:
     eligible = _eligible(options, wish)
-    return eligible[PICK["balanced"]([options[index] for index in eligible], wish, random)]
+    if random() < EXPLORE:
+        return eligible[int(random() * len(eligible))]
+    pulls = pulls_of([options[index] for index in eligible], wish)
+    point = random() * sum(pulls)
+    for index, pull in zip(eligible, pulls, strict=True):
+        point -= pull
+        if point < 0:
+            return index
+    return eligible[-1]
 
 
 def _machines(options: Sequence[Option]) -> list[int]:

@@ -222,18 +222,23 @@ def _balanced(options: Sequence[Option], wish: Wish, random: Random) -> int:
     return chosen
 
 
-def _pulls(options: Sequence[Option], wish: Wish) -> list[float]:
-    """What `balanced` draws by; each above zero."""
+def pulls_of(options: Sequence[Option], wish: Wish) -> list[float]:
+    """What `balanced` draws by, machines among them or not."""
+    return _pulls(options, wish, [expected_ms(option, wish) for option in options])
+
+
+def _pulls(options: Sequence[Option], wish: Wish, times: list[float | None] | None = None) -> list[float]:
+    """What `balanced` draws by; each above zero. `times`: expected ones, where they are not all of places."""
     stream, size_class, output_tokens = wish.stream, wish.size_class, wish.output_tokens
     least, best = inf, inf
-    pulls = []
+    pulls: list[float] = []
     for option in options:
         if 0 < option.cost < least:
             least = option.cost
-        if option.standing.machine is None:
+        if times is None:
             ms = option.standing.latency.expected_ms(stream, size_class, output_tokens)
         else:
-            ms = expected_ms(option, wish)
+            ms = times[len(pulls)]
         if ms is None:
             pulls.append(0.0)
             continue
@@ -298,7 +303,7 @@ def score(strategy: Strategy, options: Sequence[Option], index: int, wish: Wish)
         peak_ms = option.standing.latency.peak_ms(wish.stream, wish.size_class, wish.now)
         peak = machine or ("" if peak_ms is None else f", {peak_ms:.0f} ms at worst of late")
         return Score((option.standing.in_flight + 1) / option.slots, "load", _busy_text(option) + peak)
-    pulls = _pulls(options, wish)
+    pulls = pulls_of(options, wish)
     share = pulls[index] / sum(pulls)
     parts = f"{_cost_text(option.cost)}, {_time_text(option, wish)}, {_busy_text(option)}"
     return Score(share, "share", f"{100 * share:.0f} % of the draws: {parts}")
@@ -375,7 +380,7 @@ def stays(strategy: Strategy, options: Sequence[Option], sticky: int, wish: Wish
         loads = [max((each.standing.in_flight + 1) / each.slots, slot) for each in options]
         burdens = [load * ms for load, ms in zip(loads, known, strict=True)]
         return _worth(burdens[sticky], min(burdens), tolerance, "is {} busier")
-    pulls = _pulls(options, wish)
+    pulls = pulls_of(options, wish)
     return _worth(1 / pulls[sticky], 1 / max(pulls), tolerance, "scores {} worse")
 
 
