@@ -17,6 +17,8 @@ TIMEOUT_S = 60.0
 PAGE = 200
 _NAMELESS = frozenset({"/requests"})
 """collections whose objects have an id only: there is no name to look for"""
+_GROUPS = {"/nodes": "nodes", "/join-tokens": "nodes token"}
+"""command groups that are not called as one object is"""
 
 
 class Refused(Failure):
@@ -80,18 +82,17 @@ class Gateway:
 
     def path_of(self, collection: str, ref: str, **query: Any) -> str:
         """The path of an object by id or name. A name with `/` in it is no path segment: its id is looked up."""
-        kind = collection.strip("/").removesuffix("s")
+        kind = collection.strip("/").removesuffix("s").replace("-", " ")
+        listing = f"`potluck {_GROUPS.get(collection, kind)} list` shows what there is"
         if not ref:
-            raise Failure(
-                f"which {kind}? an empty name or id is none: `potluck {kind} list` shows what there is", USAGE
-            )
+            raise Failure(f"which {kind}? an empty name or id is none: {listing}", USAGE)
         if "/" not in ref and ref not in (".", ".."):
             return f"{collection}/{_segment(ref)}"
         if collection not in _NAMELESS:
             for each in self.pages(collection, **query):
                 if ref in (each["name"], f"{each.get('provider')}/{each['name']}"):
                     return f"{collection}/{_segment(each['id'])}"
-        raise Failure(f"there is no {kind} {ref!r}: `potluck {kind} list` shows what there is")
+        raise Failure(f"there is no {kind} {ref!r}: {listing}")
 
     def call(self, method: str, path: str, body: Any = None, *, query: Mapping[str, Any] | None = None) -> Any:
         """One call of the admin API (`path` below `/api/v1`), its decoded answer."""

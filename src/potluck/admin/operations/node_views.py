@@ -58,6 +58,8 @@ class MadeJoinToken(JoinTokenView, frozen=True, kw_only=True):
     """A join token with its secret: shown in this answer and never again (null when the answer is a replay)."""
 
     secret: str | None
+    url: str = ""
+    """the gateway's address, as far as it knows it: where machines join"""
 
     def without_secret(self) -> "MadeJoinToken":
         return msgspec.structs.replace(self, secret=None)

@@ -85,7 +85,7 @@ async def enrolment_terms(request: AdminRequest, state: State) -> EnrolmentTerms
     deps: Deps = state.deps
     return EnrolmentTerms(
         challenge=enrolment.new_challenge(deps.vault, time.time()),
-        origin=_origin(request, deps),
+        origin=dialled_origin(request, deps),
         gateway_key=_gateway_key(state),
         version=deps.version,
         minor=MINOR,
@@ -108,7 +108,7 @@ async def enrol(request: AdminRequest, control: FromGateway, state: State, data:
         name=data.name,
         challenge=data.challenge,
         proof=enrolment.proof_of(data.proof),
-        origin=_origin(request, deps),
+        origin=dialled_origin(request, deps),
         agent=data.agent,
         os=data.os,
         arch=data.arch,
@@ -169,11 +169,15 @@ def _said(
 ) -> enrolment.Signed:
     enrolment.check_challenge(deps.vault, challenge, time.time())
     return enrolment.Signed(
-        node=node, key=key, challenge=challenge, proof=enrolment.proof_of(proof, where), origin=_origin(request, deps)
+        node=node,
+        key=key,
+        challenge=challenge,
+        proof=enrolment.proof_of(proof, where),
+        origin=dialled_origin(request, deps),
     )
 
 
-def _origin(request: AdminRequest, deps: Deps) -> str:
+def dialled_origin(request: AdminRequest, deps: Deps) -> str:
     """Under which origin this gateway was dialled. Raises 421."""
     server = request.scope.get("server")
     try:

@@ -2,14 +2,19 @@
 
 from typing import Any
 
+import msgspec
 from litestar import Router, get, post
+from litestar.datastructures import State
 from litestar.params import FromPath, JSONBody
 
+from potluck.admin.errors import OperationError
 from potluck.admin.operations import join_tokens
 from potluck.admin.operations.node_views import JoinTokenView, MadeJoinToken, join_token_view
 from potluck.admin.operations.work import Work
 from potluck.admin.rest.auth import AdminRequest, FromGateway, idempotency_of
 from potluck.admin.rest.bodies import given
+from potluck.admin.rest.deps import Deps
+from potluck.admin.rest.enrolment import dialled_origin
 from potluck.admin.rest.lists import DEFAULT_LIMIT, Cursor, Limit, Listed, list_page
 from potluck.admin.rest.node_bodies import MakeJoinToken
 from potluck.admin.rest.problems import described
@@ -29,12 +34,17 @@ async def list_join_tokens(
 
 
 @post("/join-tokens", responses=described(409, 422))
-async def make_join_token(request: AdminRequest, control: FromGateway, data: JSONBody[MakeJoinToken]) -> MadeJoinToken:
+async def make_join_token(
+    request: AdminRequest, control: FromGateway, state: State, data: JSONBody[MakeJoinToken]
+) -> MadeJoinToken:
     """Make a join token. Its `secret` is in this answer and never shown again."""
     values: dict[str, Any] = given(data)
-    return await control.do(
-        request.user, lambda work: join_tokens.create_join_token(work, **values), await idempotency_of(request, 201)
-    )
+    url = _url(request, state.deps)
+
+    def make(work: Work) -> MadeJoinToken:
+        return msgspec.structs.replace(join_tokens.create_join_token(work, **values), url=url)
+
+    return await control.do(request.user, make, await idempotency_of(request, 201))
 
 
 @get("/join-tokens/{ref:str}", responses=described())
@@ -47,6 +57,16 @@ async def show_join_token(request: AdminRequest, control: FromGateway, ref: From
 async def revoke_join_token(request: AdminRequest, control: FromGateway, ref: FromPath[str]) -> JoinTokenView:
     """No machine enrols by it any more; the nodes that did stay. Doing it again, by id, is no error."""
     return await control.do(request.user, lambda work: join_tokens.revoke_join_token(work, ref))
+
+
+def _url(request: AdminRequest, deps: Deps) -> str:
+    """Where machines join: the public address, else the one that the admin dialled; empty when neither is known."""
+    if deps.public_url:
+        return deps.public_url
+    try:
+        return dialled_origin(request, deps)
+    except OperationError:
+        return ""
 
 
 ROUTES = Router(
