@@ -13,6 +13,9 @@ import pytest
 from potluck.admin.fleet_readings import LinkReading, ModelReading, NodeReading
 from potluck.admin.operations import node_views
 from potluck.model.node import NodePrice, Offer, OfferedModel
+from potluck.model.secret import Secret
+from potluck.node import enrolment
+from potluck.node.identity import Identity, fresh_key
 from tests.unit.admin.joining import Machine
 
 Ok = Callable[..., str]
@@ -171,3 +174,20 @@ def test_what_is_seen_of_a_node_is_shown(ok: Ok, join: Callable[..., Machine], m
         "3",
     ]
     assert "paused by its owner: in use" in ok("nodes", "list")
+
+
+def test_the_agents_client_and_the_gateway_agree(ok: Ok, gateway: dict[str, str]) -> None:
+    """What the agent signs is what the gateway asks for: it joins, changes its key, leaves, and is gone."""
+    secret = Secret(json.loads(ok("nodes", "token", "create", "--json"))["secret"])
+    client = enrolment.Gateway(gateway["POTLUCK_URL"])
+    old, new = Identity(fresh_key()), Identity(fresh_key())
+    enrolled, key, state = client.enroll(secret, old, "rig")
+    assert (enrolled.name, enrolled.organisation, state) == ("rig", "default", "approved")
+    with pytest.raises(enrolment.EnrolmentError, match="used up or revoked"):
+        client.enroll(secret, new, "rig")
+    rotated = client.rotate(enrolled, key, old, new)
+    assert json.loads(ok("nodes", "show", "rig", "--json"))["key"] == rotated != key
+    with pytest.raises(enrolment.EnrolmentError, match="no enrolled node"):
+        client.leave(enrolled, rotated, old)
+    client.leave(enrolled, rotated, new)
+    assert json.loads(ok("nodes", "show", enrolled.node, "--json"))["state"] == "revoked"
