@@ -76,6 +76,13 @@ def test_a_users_unit_asks_for_nothing_that_a_user_lacks() -> None:
     assert found["WantedBy"] == "default.target"
 
 
+def test_the_helper_starts_for_those_who_have_the_secret() -> None:
+    """It runs in each session as its user, with what that user was given, and not at all where that is nothing."""
+    found = _settings(presence_unit(SYSTEM))
+    assert found["ExecStart"].endswith(" node presence-helper --port 7174 --home %h/.config/potluck-node")
+    assert found["ConditionPathExists"] == "%h/.config/potluck-node/presence-secret"
+
+
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd-analyze is not installed")
 @pytest.mark.parametrize("kind", ["system", "user", "presence", "awkward"])
 def test_systemd_takes_the_units(kind: str, tmp_path: Path) -> None:

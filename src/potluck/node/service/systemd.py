@@ -1,6 +1,6 @@
 """systemd: a unit of the system with a user of its own, or a unit of one user's manager.
 
-The system's unit cannot see who sits at the desktop; a second, tiny unit runs in each user's session and tells it.
+The system's unit sees of the desktop what logind knows; a second, tiny unit can tell it more from a user's session.
 Devices stay visible: GPUs are read there. The user's unit has fewer locks: most need rights that a user manager lacks.
 """
 
@@ -14,6 +14,9 @@ SYSTEM_UNITS = Path("/etc/systemd/system")
 SESSION_UNITS = Path("/etc/systemd/user")
 ACCOUNT = "potluck-node"
 STATE_ROOT = Path("/var/lib")
+SESSION_HOME = "%h/.config/potluck-node"
+"""where a user keeps what the helper in their session needs: `presence-secret`"""
+PRESENCE_PORT = 7174
 USER_EXISTS = 9
 """exit status of useradd"""
 
@@ -71,15 +74,16 @@ def unit(job: Job) -> str:
 
 
 def presence_unit(job: Job) -> str:
-    """The unit in each user's session that tells the service whether somebody is there."""
+    """The unit in each user's session that tells the service whether somebody is there. It starts for those who were
+    given the node's secret."""
+    helper = _line(job.command("presence-helper", "--port", str(PRESENCE_PORT)))
     return (
         "[Unit]\n"
         "Description=Tells the Potluck node whether somebody uses this desktop\n"
-        f"ConditionUser=!{job.user}\n\n"
+        f"ConditionPathExists={SESSION_HOME}/presence-secret\n\n"
         "[Service]\n"
         "Type=exec\n"
-        f"ExecStart={_line(job.command('presence-helper'))}\n"
-        f"Environment={_word(f'POTLUCK_NODE_HOME={job.home}')}\n"
+        f"ExecStart={helper} --home {SESSION_HOME}\n"
         f"Restart=always\nRestartSec=30\n{_LOCKS}\n"
         "[Install]\nWantedBy=graphical-session.target\n"
     )
