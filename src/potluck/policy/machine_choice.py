@@ -7,10 +7,10 @@
 3. A machine that would have to load the model comes in only if the best of the others is slower than it by more than a
    tie, the wait for a load that runs already included: one load serves all who wait for it.
 4. Ties: whatever is within a tie of the least total, and of the least first token among those. One of them is drawn by
-   weight / cost, times what is owed to the own ones and to those that had no work for long: the best one does not get
+   weight / cost, times what is owed to the own ones and to nodes that had no work for long: the best one does not get
    everything, nor the one listed first.
-5. A share `EXPLORE_MACHINES` of the requests goes to machines that have had nothing for `UNSERVED_S`, new ones too,
-   while there are any: what is not called is not known.
+5. A share `EXPLORE_MACHINES` of the requests goes to nodes that have had nothing for `UNSERVED_S`, new ones too, while
+   there are any: what is not called is not known.
 """
 
 from collections.abc import Callable, Sequence
@@ -38,7 +38,7 @@ BOUND = 1.25
 EXPLORE_MACHINES = 0.02
 UNSERVED_S = 3_600.0
 IDLE_S = 600.0
-"""in which the draw's weight of a machine without work doubles"""
+"""in which the draw's weight of a node without work doubles"""
 OWN_FAVOUR = 2.0
 """how many times likelier an own machine is drawn than a stranger's of the same cost"""
 
@@ -132,7 +132,7 @@ def _machine(option: Option) -> Machine:
 
 
 def _unserved(machine: Machine, now: float) -> bool:
-    return now - machine.begun_at >= UNSERVED_S and not machine.set_aside(now) and machine.busy < machine.room(now)
+    return now - machine.host.begun_at >= UNSERVED_S and not machine.set_aside(now) and machine.busy < machine.room(now)
 
 
 def _within_bounds(left: list[int], machines: list[Machine], expected: list[Expected], now: float) -> list[int]:
@@ -168,6 +168,6 @@ def _tied(left: list[int], scores: list[float], expected: list[Expected]) -> lis
 
 
 def _favour(option: Option, machine: Machine, now: float) -> float:
-    """What is owed: 1 to 2 by how long it had no work, twice that to an own one."""
-    idle = 1 + min(1.0, (now - machine.begun_at) / IDLE_S)
+    """What is owed: 1 to 2 by how long its node had no work, twice that to an own one."""
+    idle = 1 + min(1.0, (now - machine.host.begun_at) / IDLE_S)
     return idle * OWN_FAVOUR if option.own else idle

@@ -10,18 +10,13 @@ Rules
 - Time comes from the caller: a node's clock is never read.
 """
 
-from weakref import WeakSet
-
-from potluck.policy.calibration import MIN_SAMPLES, Samples, known_median
+from potluck.policy.calibration import MIN_SAMPLES, Samples
 from potluck.policy.machine_cost import Ask, Expected, remaining_ms
+from potluck.policy.machine_groups import Host, Peers
 from potluck.policy.mix import DEFAULT_REQUEST
 from potluck.policy.prefix_blocks import BLOCK_TOKENS, PrefixBlocks
 from potluck.wire.link_messages import HEARTBEAT_S
 
-PREFILL_TPS = 500.0
-"""of a class of which nothing is known"""
-DECODE_TPS = 30.0
-LOAD_S = 20.0
 CONTEXT_TOKENS = 8_192
 """of a slot, where nobody said"""
 BATCH_COST = 0.3
@@ -30,8 +25,6 @@ MAX_BATCH_COST = 1.0
 """more would mean that b streams together are slower than one after another"""
 BATCH_COST_WEIGHT = 0.1
 """of a new sample of k"""
-RATIO_MIN, RATIO_MAX = 0.2, 3.0
-"""what a class's words were off by counts within these"""
 MIN_PROMPT_TOKENS = 256
 """prompts below say more of a machine's overhead than of its speed"""
 DECODE_FLOOR_TPS = 8.0
@@ -41,55 +34,6 @@ STALE_LOAD_S = 2 * HEARTBEAT_S
 REFUSED_FIRST_S = 1.0
 """a machine that refused is left alone for so long, doubling with each refusal in a row"""
 REFUSED_MAX_S = 60.0
-PEERS_REFRESH_S = 1.0
-"""how old a class's medians may be"""
-
-
-class Peers:
-    """The machines that serve the same model: what the others are like is the best guess at one that says nothing."""
-
-    __slots__ = ("_decode_ms", "_load_s", "_members", "_prefill_ms", "_ratio", "_seen_at")
-
-    def __init__(self) -> None:
-        self._members: WeakSet[Machine] = WeakSet()
-        self._seen_at = float("-inf")
-        self._prefill_ms = 1000 / PREFILL_TPS
-        self._decode_ms = 1000 / DECODE_TPS
-        self._load_s = LOAD_S
-        self._ratio = 1.0
-
-    def join(self, machine: "Machine") -> None:
-        self._members.add(machine)
-
-    def prefill_ms(self, now: float) -> float:
-        """Per token."""
-        self._look(now)
-        return self._prefill_ms
-
-    def decode_ms(self, now: float) -> float:
-        """Per token of a single stream."""
-        self._look(now)
-        return self._decode_ms
-
-    def load_s(self, now: float) -> float:
-        self._look(now)
-        return self._load_s
-
-    def ratio(self, now: float) -> float:
-        """How many times longer prompts took than the machines' words would have it."""
-        self._look(now)
-        return self._ratio
-
-    def _look(self, now: float) -> None:
-        if now - self._seen_at < PEERS_REFRESH_S:
-            return
-        self._seen_at = now
-        members = list(self._members)
-        self._prefill_ms = known_median(each.own_prefill_ms(now) for each in members) or 1000 / PREFILL_TPS
-        self._decode_ms = known_median(each.own_decode_ms(now) for each in members) or 1000 / DECODE_TPS
-        self._load_s = known_median(each.own_load_s() for each in members) or LOAD_S
-        ratio = known_median(each.ratio(now) for each in members)
-        self._ratio = 1.0 if ratio is None else min(max(ratio, RATIO_MIN), RATIO_MAX)
 
 
 class Machine:
@@ -106,39 +50,32 @@ class Machine:
         "_load_word_s",
         "_loading_since",
         "_loading_until",
-        "_others",
-        "_others_waiting",
         "_peers",
         "_prefill",
         "_prefill_word",
         "_refusals",
         "_refused_until",
-        "_works",
-        "begun",
-        "begun_at",
+        "host",
+        "in_flight",
+        "others",
+        "others_waiting",
         "reported_at",
         "resident",
         "rtt_ms",
         "slots",
-        "tokens_ahead",
     )
 
-    def __init__(self, peers: Peers | None = None) -> None:
-        """`peers`: the machines that serve the same model."""
+    def __init__(self, peers: Peers | None = None, host: Host | None = None) -> None:
+        """`peers`: the machines that serve the same model. `host`: the node, shared with its other models."""
         self.resident: bool | None = None
         """None: nobody said"""
         self.slots = 1
         self.rtt_ms = 0.0
         self.reported_at: float | None = None
-        self.tokens_ahead = 0
-        """uncached prompt tokens of calls without a first token"""
-        self.begun = 0
-        """calls, ever"""
-        self.begun_at = float("-inf")
-        """when the last one was sent"""
-        self._works: dict[Work, None] = {}
-        self._others = self._others_waiting = 0
-        """calls that are not ours, as reported: in all, and of them without a slot"""
+        self.in_flight = 0
+        """our own calls of this model"""
+        self.others = self.others_waiting = 0
+        """calls of this model that are not ours, as reported: in all, and of them without a slot"""
         self._loading_since = self._loading_until = 0.0
         """0: it is not loading"""
         self._prefill_word: float | None = None
@@ -156,6 +93,8 @@ class Machine:
         self._blocks = PrefixBlocks(CONTEXT_TOKENS)
         self._peers = peers or Peers()
         self._peers.join(self)
+        self.host = host or Host()
+        self.host.machines.add(self)
 
     # --- what is told
 
@@ -188,9 +127,11 @@ class Machine:
         if laid_out != (self.slots, self._context_tokens):
             self.slots, self._context_tokens = laid_out
             self._blocks.resize(self.slots * self._context_tokens)
-        ours = len([work for work in self._works if work.begun_at <= reported_at - self.rtt_ms / 1000])
-        self._others = max(0, (running or 0) + (waiting or 0) - ours)
-        self._others_waiting = min(self._others, waiting or 0)
+        since = reported_at - self.rtt_ms / 1000
+        ours = len([work for work in self.host.works if work.machine is self and work.begun_at <= since])
+        self.others = max(0, (running or 0) + (waiting or 0) - ours)
+        self.others_waiting = min(self.others, waiting or 0)
+        self.host.reported()
         if loading_eta_s is not None and not resident:
             self.resident = False
             self._loading_since = self._loading_since or reported_at
@@ -199,7 +140,7 @@ class Machine:
             if not resident:
                 self._blocks.clear()
             self.resident = resident
-            if resident or not self._works:  # a call that was just sent makes it load: the next report knows
+            if resident or not self.in_flight:  # a call that was just sent makes it load: the next report knows
                 self._loading_since = self._loading_until = 0.0
 
     def unload(self) -> None:
@@ -211,14 +152,9 @@ class Machine:
     # --- what is known
 
     @property
-    def in_flight(self) -> int:
-        """Our own calls."""
-        return len(self._works)
-
-    @property
     def busy(self) -> int:
-        """Calls there, ours and others'."""
-        return len(self._works) + self._others
+        """Calls at its node, ours and others', of all its models."""
+        return len(self.host.works) + self.host.others
 
     def own_prefill_ms(self, now: float) -> float | None:
         """Per token, measured or by its word; None: not known."""
@@ -242,7 +178,7 @@ class Machine:
         measured = self._prefill.median(now, MIN_SAMPLES)
         return None if measured is None or not self._prefill_word else measured * self._prefill_word / 1000
 
-    def _prefill_ms(self, now: float) -> float:
+    def prefill_ms(self, now: float) -> float:
         own = self.own_prefill_ms(now)
         if own is None:
             return self._peers.prefill_ms(now)
@@ -277,27 +213,32 @@ class Machine:
         """The next call would make it load the model."""
         return self.resident is False and not self._loading_until
 
+    def loading_ms(self, now: float) -> float:
+        """Until the load that runs is done; 0: none does."""
+        return remaining_ms(self._loading_since, self._loading_until, now) if self._loading_until else 0.0
+
     def set_aside(self, now: float) -> bool:
         """It has just refused, or has not told its load for too long: it counts as full."""
         return now < self._refused_until or (self.reported_at is not None and now - self.reported_at > STALE_LOAD_S)
 
     def expect(self, ask: Ask, now: float) -> Expected:
         """What the request would cost here. Changes nothing."""
-        prefill_ms, decode_ms = self._prefill_ms(now), self._decode_ms(now)
+        prefill_ms, decode_ms = self.prefill_ms(now), self._decode_ms(now)
         room = self._room(decode_ms)
-        busy = len(self._works) + self._others
+        host = self.host
+        busy = len(host.works) + host.others
         cached = min(ask.prompt_tokens, self._blocks.hits(ask.blocks, now) * BLOCK_TOKENS)
         batch_ms = decode_ms * self._slowed(min(room, busy + 1))
-        ahead = self.tokens_ahead + self._others_waiting * DEFAULT_REQUEST.input_tokens
+        ahead_ms = host.ahead_ms + host.others_waiting * DEFAULT_REQUEST.input_tokens * prefill_ms
         wait_ms = self._wait_ms(room, prefill_ms, batch_ms, now) if busy >= room else 0.0
         loads = self.needs_load()
         if loads:
             own_s = self.own_load_s()
-            load_ms = 1000 * (self._peers.load_s(now) if own_s is None else own_s)
+            load_ms = host.load_wait_ms(now) + 1000 * (self._peers.load_s(now) if own_s is None else own_s)
         else:
-            load_ms = remaining_ms(self._loading_since, self._loading_until, now) if self._loading_until else 0.0
+            load_ms = self.loading_ms(now)
         # slots that wait for the load have no queue beside it
-        queue_ms = max(wait_ms - load_ms, ahead * prefill_ms, 0.0)
+        queue_ms = max(wait_ms - load_ms, ahead_ms, 0.0)
         prompt_ms = (ask.prompt_tokens - cached) * prefill_ms
         output_ms = ask.output_tokens * batch_ms
         ttft_ms = self.rtt_ms + load_ms + queue_ms + prompt_ms
@@ -317,7 +258,7 @@ class Machine:
 
     def _wait_ms(self, room: int, prefill_ms: float, batch_ms: float, now: float) -> float:
         """Until a slot is free. It is full."""
-        works, others = self._works, self._others
+        works, others = self.host.works, self.host.others
         wait_ms = 0.0
         if others >= room:  # of them we know their number only: each is an ordinary request
             each_ms = DEFAULT_REQUEST.input_tokens * prefill_ms + DEFAULT_REQUEST.output_tokens * batch_ms
@@ -335,17 +276,15 @@ class Machine:
         work = Work(self, ask, self.expect(ask, now), now)
         if work.loads:
             self._loading_since, self._loading_until = now, now + work.expected.load_ms / 1000
-        self.tokens_ahead += work.tokens
-        self.begun += 1
-        self.begun_at = now
-        self._works[work] = None
+        self.in_flight += 1
+        self.host.begun(work, now)
         work.fresh = self._blocks.used(ask.blocks, now)
         return work
 
     def _answers(self, work: "Work", now: float, first_s: float) -> None:
         """The first token of a call is there, `first_s` after it was sent (0: nobody knows when)."""
         self._refusals, self._refused_until = 0, 0.0
-        self.tokens_ahead -= work.tokens
+        self.host.answered(work)
         if work.loads and first_s:
             self._load_measured_s = max(0.0, first_s - work.expected.prompt_ms / 1000)
         if self.resident is False:
@@ -354,8 +293,9 @@ class Machine:
         work.ends_at = now + work.ask.output_tokens * self._decode_ms(now) * self._slowed(work.batch) / 1000
 
     def _gone(self, work: "Work") -> None:
-        del self._works[work]
-        if not self._works and self.resident is False:
+        self.in_flight -= 1
+        self.host.gone(work)
+        if not self.in_flight and self.resident is False:
             self._loading_since = self._loading_until = 0.0  # what was to load it is gone: a report may know better
 
     def _refused(self, now: float, retry_after_s: float | None) -> None:
@@ -364,9 +304,12 @@ class Machine:
         self._refused_until = now + min(pause_s, REFUSED_MAX_S)
 
     def _learn_prompt(self, work: "Work", ms: float, now: float) -> None:
-        """The tokens ahead and its own took so long. Only what went straight in tells the speed."""
-        if work.straight and work.computed >= MIN_PROMPT_TOKENS:
-            self._prefill.add(max(ms, 0.0) / work.computed, now)
+        """The prompts ahead and its own took so long. Only what went straight in tells the speed."""
+        if work.straight:
+            expected = work.expected
+            expected_ms = expected.queue_ms + expected.prompt_ms
+            if expected_ms >= MIN_PROMPT_TOKENS * work.prefill_ms:
+                self._prefill.add(work.prefill_ms * max(ms, 0.0) / expected_ms, now)
 
     def _learn_output(self, ms_per_token: float, batch: float, now: float) -> None:
         if batch >= 2:
@@ -388,7 +331,6 @@ class Work:
         "ask",
         "batch",
         "begun_at",
-        "computed",
         "ends_at",
         "expected",
         "first_at",
@@ -396,8 +338,8 @@ class Work:
         "loads",
         "machine",
         "over",
+        "prefill_ms",
         "straight",
-        "tokens",
     )
 
     def __init__(self, machine: Machine, ask: Ask, expected: Expected, now: float) -> None:
@@ -409,10 +351,8 @@ class Work:
         """0: no token yet"""
         self.ends_at = now + expected.total_ms / 1000
         """expected"""
-        self.tokens = round(ask.prompt_tokens * (1 - expected.hit))
-        """of its prompt, uncached"""
-        self.computed = self.tokens + machine.tokens_ahead
-        """prompt tokens until its first one"""
+        self.prefill_ms = machine.prefill_ms(now)
+        """per token, as its prompt's time was worked out"""
         self.loads = expected.loads
         self.straight = not expected.load_ms and machine.busy < machine.room(now)
         """no load and no wait for a slot before it"""
@@ -466,7 +406,7 @@ class Work:
         self.over = True
         machine = self.machine
         if not self.first_at:
-            machine.tokens_ahead -= self.tokens
+            machine.host.answered(self)
             machine._blocks.forget(self.fresh)
         if refused:
             machine._refused(now, retry_after_s)

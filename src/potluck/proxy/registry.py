@@ -25,7 +25,8 @@ from potluck.policy.affinity import PrefixIndex
 from potluck.policy.breaker import Breaker, BreakerView
 from potluck.policy.credentials import KeyHealth, Parking, kills_whole_key
 from potluck.policy.hedging import HedgeBudget
-from potluck.policy.machines import Machine, Peers
+from potluck.policy.machine_groups import Host, Peers
+from potluck.policy.machines import Machine
 from potluck.policy.mix import TokenMix
 from potluck.policy.standing import Standing
 from potluck.ports import Failure
@@ -170,6 +171,8 @@ class Registry:
         self.standings: dict[str, Standing] = {}
         self.peers: dict[str, Peers] = {}
         """of machines, by the model that they serve"""
+        self.hosts: dict[str, Host] = {}
+        """what the models on a node have in common, by its id"""
         self.keys: dict[str, KeyHealth] = {}
         """by credential id"""
         self.mixes: dict[str, TokenMix] = {}
@@ -237,7 +240,8 @@ class Registry:
         """The live estimate of a place on a node (`model.node.place_of`)."""
         standing = self.standing(place)
         if standing.machine is None:
-            standing.machine = Machine(self.peers.setdefault(_model_at(place), Peers()))
+            peers = self.peers.setdefault(_model_at(place), Peers())
+            standing.machine = Machine(peers, self.hosts.setdefault(place.partition(" ")[0], Host()))
         return standing.machine
 
     def mix(self, project_id: str) -> TokenMix:
@@ -391,6 +395,7 @@ class Registry:
         if len(self.away) > len(snapshot.nodes):
             for node_id in [node_id for node_id in self.away if node_id not in snapshot.nodes]:
                 del self.away[node_id]
+                self.hosts.pop(node_id, None)
                 self._drop(self._on_node.pop(node_id, []))
         if len(self.lanes) <= MAX_PLACES and not any(lane.held for lane in self.impaired):
             return
