@@ -2,17 +2,22 @@
 
 Per machine and model one `Machine` in an `Option` with a `Breaker`, all of which outlive the machine's links; per
 request one `Ask` and one `Spent`. Away machines are passed over, then those whose breaker is not ready unless that
-leaves none; `machine_choice.choose` takes one of the rest.
+leaves none; a strategy takes one of the rest.
 """
 
 from bench.fleet.sight import Prompt, Report
+from potluck.model.resources import Strategy
 from potluck.model.usage import ErrorClass
 from potluck.policy.breaker import BUCKET_S, Breaker
-from potluck.policy.machine_choice import choose
+from potluck.policy.fleet_selection import pick_of
 from potluck.policy.machine_cost import Ask
 from potluck.policy.machines import Machine, Peers, Work
 from potluck.policy.retry import Random, Spent
+from potluck.policy.selection import Wish
 from potluck.policy.standing import Option, Standing
+
+STRATEGY: Strategy = "cheapest"
+"""own machines cost nothing, all of them: what decides is the choice between machines"""
 
 
 class Place:
@@ -23,7 +28,7 @@ class Place:
         self.machine = Machine(peers)
         standing = Standing()
         standing.machine = self.machine
-        self.option = Option(standing, f"{box}/{model}", own=True)
+        self.option = Option(standing, f"{box}/{model}", own=True, cost=0.0)
         self.breaker = Breaker(now)
 
 
@@ -82,7 +87,9 @@ class Potluck:
         if not places:
             del self._asked[prompt.number]
             return None
-        return places[choose([place.option for place in places], ask, now, self._random)].box
+        options = [place.option for place in places]
+        wish = Wish(stream=True, output_tokens=ask.output_tokens, now=now, ask=ask)
+        return places[pick_of(STRATEGY, options)(options, wish, self._random)].box
 
     def begin(self, box: str, prompt: Prompt, now: float) -> "PotluckCall":
         place, (ask, spent) = self._places[box, prompt.model], self._asked[prompt.number]
