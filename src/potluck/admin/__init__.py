@@ -17,8 +17,13 @@ Routes under `/api/v1`, bearer `pla-…`; `{ref}` is an id or a name; lists answ
     models      GET POST {name, placement, targets: [{target: "provider/upstream", price?}]}; {ref} GET PATCH DELETE
     targets     GET ?model= POST {model, target, price?}; {id} GET PATCH DELETE
     prices      GET POST {model, price: {input, output, ...}} (USD per million tokens; sets or replaces); {id} DELETE
+    nodes       GET ?revoked= ; {ref} GET PATCH {name, tags, owner, drained, approved} DELETE (= revoke)
+                {ref}/prices PUT {model, price: {input, output} | null}
+    join-tokens GET POST; {ref} GET; {ref}/revoke POST. Made: {..., "secret", "url"}
     usage       GET ?by=&since=;  requests GET ?limit&cursor;  requests/{id} GET;  audit GET;  snapshot GET
     config      check, diff, apply: POST {text, variables, source};  export GET
+
+Routes for machines, without an admin token: `/node/v1/enroll`, `rotate`, `leave` (`rest/enrolment.py`).
 
 Start with `operations/work.py`, then `rest/app.py`.
 """

@@ -107,7 +107,7 @@ def check_applicant(vault: Vault, applicant: Applicant, now_s: float) -> None:
         raise invalid(
             "proof",
             f"the signature does not fit: it is to be made with the new key, over the origin {applicant.origin} and "
-            "what docs/reference/node-link.md says",
+            "what docs/reference/node-enrolment.md says",
         )
     if not has_shape(applicant.token, "plj"):
         raise no_such_token()
