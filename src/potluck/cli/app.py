@@ -25,6 +25,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "model": ("potluck.cli.commands.models:model", "Models, their targets and prices."),
     "route": ("potluck.cli.commands.routes:route", "Routing rules."),
     "target": ("potluck.cli.commands.targets:target", "How targets stand right now."),
+    "node": ("potluck.cli.commands.node:node", "Share this machine's engines with a gateway."),
     "nodes": ("potluck.cli.commands.nodes:nodes", "Machines that joined, and the tokens by which they do."),
     "local-model": ("potluck.cli.commands.local_model:local_model", "The built-in model."),
     "project": ("potluck.cli.commands.projects:project", "Projects, which keys belong to."),

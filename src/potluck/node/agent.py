@@ -19,7 +19,7 @@ import platform
 import sys
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final, Literal, Protocol
 
@@ -50,13 +50,16 @@ _LOGGER = logging.getLogger("potluck.node")
 
 
 class Machine(Protocol):
-    """What is known of the machine, and what gives it back."""
+    """What is known of the machine, and what gives it back. See `machine.OwnMachine`."""
 
-    async def facts(self, offers: Offers, jobs: Jobs) -> Facts:
-        """Right now. Raises nothing; what takes too long is asked again, and the facts before stay in force."""
+    def note(self, offers: Offers, jobs: Jobs) -> None:
+        """Our calls, or what the engines say of themselves, may be others than before."""
 
-    async def free(self, offers: Offers, *, hard: bool) -> None:
-        """Unload what this node had loaded, and see that it is gone."""
+    async def facts(self, settings: NodeSettings, offers: Offers) -> Facts:
+        """Right now. Raises nothing."""
+
+    async def free(self, settings: NodeSettings, offers: Offers) -> list[str]:
+        """Unload what this node had loaded; what is still there then."""
 
     async def close(self) -> None:
         """Leave nothing behind."""
@@ -68,7 +71,7 @@ class Agent:
     def __init__(
         self,
         home: Home,
-        settings: NodeSettings,
+        read_settings: Callable[[], NodeSettings],
         machine: Machine,
         *,
         engine_keys: Mapping[str, str] | None = None,
@@ -76,7 +79,8 @@ class Agent:
         ports: tuple[int, ...] = PORTS,
         pace: WatchPace | None = None,
     ) -> None:
-        """`engine_keys`: by the address as the settings name it. `model_home`: where the built-in model lies.
+        """`read_settings`: asked again when `settings.json` is another; which engines and links there are stays as at
+        the start. `engine_keys`: by the address as the settings name it. `model_home`: where the built-in model lies.
 
         Raises HomeError where the machine has not joined, `engines.asking.NotHereError` for an address that is none.
         """
@@ -84,7 +88,9 @@ class Agent:
         if enrolled is None:
             raise HomeError(f"this machine has not joined a gateway: potluck node join URL (nothing in {home.path})")
         self.enrolled: Enrolled = enrolled
-        self.settings = settings
+        self._read_settings = read_settings
+        self._settings_of = home.changed_at("settings.json")
+        settings = self.settings = read_settings()
         self.home = home
         self._machine = machine
         self.loop = loop = asyncio.get_running_loop()
@@ -113,6 +119,7 @@ class Agent:
         """links over which the gateway asked for no more work, and when what runs is to be over"""
         self._drained_said = False
         self._facts = Facts()
+        self._told_serving = False
         self._will_apply = False
         self._stopping = False
         self._stop = asyncio.Event()
@@ -219,9 +226,10 @@ class Agent:
     async def _tick(self) -> None:
         while True:
             self._look.clear()
+            self._heed_settings()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(FACTS_S):
-                    self._facts = await self._machine.facts(self.offers, self.jobs)
+                    self._facts = await self._machine.facts(self.settings, self.offers)
             self.standing.decide(self.settings, self._facts)
             now = self.loop.time()
             self.links.tick(now)
@@ -234,10 +242,20 @@ class Agent:
             due = self.standing.unload_by
             if due is not None and now >= due:
                 self.standing.unload_by = None
-                await self._machine.free(self.offers, hard=self.standing.decision.hard)
+                for left in await self._machine.free(self.settings, self.offers):
+                    self.note(f"it is still in memory though it was unloaded: {left}")
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(TICK_S):
                     await self._look.wait()
+
+    def _heed_settings(self) -> None:
+        changed = self.home.changed_at("settings.json")
+        if changed != self._settings_of:
+            self._settings_of = changed
+            try:
+                self.settings = self.offers.settings = self._read_settings()
+            except (HomeError, ValueError) as error:
+                self.note(f"the settings before stay in force: {error}")
 
     async def _sweep(self) -> None:
         while True:
@@ -275,6 +293,7 @@ class Agent:
         now = self.loop.time()
         self._drains = {link: by for link, by in self._drains.items() if link.up}
         jobs = self.jobs
+        self._machine.note(self.offers, jobs)
         jobs.slots, jobs.queue = self.offers.slots, self.settings.queue
         if self.serves:
             jobs.closed = None
@@ -290,7 +309,11 @@ class Agent:
             self._drained_said = True
             for link in self.links.up:
                 link.core.drained()
-        self.telling.soon()
+        if self.serves == self._told_serving:
+            self.telling.soon()
+        else:
+            self._told_serving = self.serves
+            self.telling.at_once()
 
     def _caps(self, revision: int) -> m.Caps:
         return self.offers.caps(revision, sys.platform, platform.machine().lower())

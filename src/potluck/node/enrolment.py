@@ -158,9 +158,9 @@ class Gateway:
         body = {"node": enrolled.node, "key": key, "challenge": offer.challenge, "proof": proof}
         self._call("POST", "/node/v1/leave", body, None)
 
-    def look(self) -> None:
-        """Whether a gateway answers there that knows itself by this address."""
-        self._ask()
+    def look(self, enrolled: Enrolled) -> None:
+        """Whether the gateway that was joined answers there."""
+        self._ask(enrolled)
 
     def _ask(self, enrolled: Enrolled | None = None) -> _Offer:
         offer = self._call("GET", ENROLL_PATH, None, _Offer)

@@ -166,6 +166,13 @@ class Home:
         except OSError as error:
             raise HomeError(f"{path} cannot be written: {error.strerror}") from None
 
+    def changed_at(self, name: str) -> int:
+        """When a file was written last, in ns; 0 where there is none."""
+        try:
+            return (self.path / name).stat().st_mtime_ns
+        except OSError:
+            return 0
+
     def remove(self, *names: str) -> None:
         """Those that are there."""
         for name in names:

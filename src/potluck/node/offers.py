@@ -83,7 +83,7 @@ class Offers:
 
         Raises `engines.asking.NotHereError` for an address that is none.
         """
-        self._settings = settings
+        self.settings = settings
         self._salt = salt
         self._pool = pool
         self._on_change = on_change
@@ -154,14 +154,14 @@ class Offers:
         models = _fitting([each for one in offered for each in one.models.values()], _CAPS_BYTES)
         slots = self.slots
         return m.Caps(
-            revision, slots, self._settings.queue if slots else 0, [one.offer for one in offered], models, os_name, arch
+            revision, slots, self.settings.queue if slots else 0, [one.offer for one in offered], models, os_name, arch
         )
 
     @property
     def slots(self) -> int:
         """Requests at once, over all engines: the owner's number, else theirs."""
         total = sum(one.engine.slots for one in self.offered.values())
-        return min(self._settings.slots or total, total, m.MAX_STREAMS)
+        return min(self.settings.slots or total, total, m.MAX_STREAMS)
 
     def loads(
         self, load_of: Callable[[str, str | None], tuple[int, int]]
@@ -227,7 +227,7 @@ class Offers:
         if not paths:
             return None
         place = watch.place
-        slots = watch.load.slots or self._settings.slots or (MANY_SLOTS if found.kind in _BATCHING else 1)
+        slots = watch.load.slots or self.settings.slots or (MANY_SLOTS if found.kind in _BATCHING else 1)
         fields = [("host", f"[{place.host}]:{place.port}" if ":" in place.host else f"{place.host}:{place.port}")]
         if place.key:
             fields.append(("authorization", f"Bearer {place.key.reveal()}"))
@@ -272,7 +272,7 @@ class Offers:
         )
 
     def _price(self, model: str) -> tuple[int | None, int | None]:
-        prices = self._settings.prices
+        prices = self.settings.prices
         price: NodePrice | None = prices.get(model) or prices.get("*")
         return (price.input, price.output) if price is not None else (None, None)
 

@@ -2,8 +2,8 @@
 
 Rules of this file
 - On each link CAPS comes first, and a revision is said once; LOAD follows, and names no engine that CAPS did not.
-- Nothing is said oftener than each `SAY_EVERY_S`: far below the rate at which a gateway ends the link. What changes
-  meanwhile is said together.
+- What changes is said together, not oftener than each `SAY_EVERY_S`, far below the rate at which a gateway ends the
+  link; only whether the machine serves is said at once.
 """
 
 import asyncio
@@ -55,6 +55,11 @@ class Telling:
             wait_s = max(self._said_at + SAY_EVERY_S - self._loop.time(), 0.0)
             self._later = self._loop.call_later(wait_s, self._now)
 
+    def at_once(self) -> None:
+        """Whether this machine serves has changed: nobody is to be sent here in vain."""
+        self.close()
+        self._now()
+
     def heartbeat(self) -> None:
         """Say LOAD though nothing changed."""
         self._last = None
@@ -64,6 +69,7 @@ class Telling:
         """Say nothing any more."""
         if self._later is not None:
             self._later.cancel()
+            self._later = None
 
     def welcomed(self, link: Link) -> None:
         """A new link knows nothing yet."""

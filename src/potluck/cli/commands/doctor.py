@@ -1,6 +1,6 @@
 """`potluck doctor`: every check, one line each, with how to mend what is wrong."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import click
@@ -17,8 +17,13 @@ def doctor(home: str | None, public_url: str | None) -> int:
     """Check the installation and say how to mend it; exit 1 if something is broken."""
     session, place = current(), resolve_home(home)
     public_url = public_url or session.env.get("POTLUCK_PUBLIC_URL")
+    return show(session, examine(session, place, public_url))
+
+
+def show(session: Session, found: Iterable[Verdict]) -> int:
+    """Print verdicts as they come; 1 if one of them is a failure."""
     verdicts = []
-    for verdict in examine(session, place, public_url):
+    for verdict in found:
         verdicts.append(verdict)
         if not session.json:
             _print(session, verdict)

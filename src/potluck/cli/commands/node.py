@@ -1,0 +1,362 @@
+"""`potluck node …`: share this machine's engines with a gateway. Works with the agent's own packages alone.
+
+The commands that the running agent is asked with are in `node_agent`.
+"""
+
+from typing import Any
+
+import click
+
+from potluck.cli.commands.node_agent import drain, pause, presence_helper, resume, run, status
+from potluck.cli.failure import USAGE, Failure
+from potluck.cli.node_home import (
+    ENGINE_KEYS,
+    engine_keys,
+    failing,
+    node_home_option,
+    open_home,
+    read_settings,
+    report_of,
+)
+from potluck.cli.number import Number
+from potluck.cli.secrets_in import read_secret
+from potluck.cli.session import Group, Session, current
+from potluck.model.secret import Secret
+
+JOIN_VARIABLE = "POTLUCK_JOIN_TOKEN"
+_NANOUSD = 1_000_000_000
+_MAX_USD = 1_000_000.0
+
+
+@click.group(cls=Group)
+def node() -> None:
+    """Share this machine's engines with a gateway."""
+
+
+for each in (run, status, pause, resume, drain, presence_helper):
+    node.add_command(each)
+
+
+@node.command()
+@click.argument("address", metavar="URL")
+@click.option("--token", metavar="TOKEN", help=f"The join token; others can see it in `ps`. [{JOIN_VARIABLE}]")
+@click.option("--token-stdin", is_flag=True, help="Take the token from standard input.")
+@click.option("--name", metavar="NAME", help="What to call this machine. [its host name]")
+@click.option("--engine", "engines", metavar="URL", multiple=True, help="An engine to share, beside those found here.")
+@click.option("--mode", metavar="MODE", help="When to serve: always, idle, schedule, manual, or several.")
+@click.option("--schedule", metavar="WINDOWS", help="For mode schedule: `mon-fri 22:00-07:00`.")
+@click.option(
+    "--price",
+    "prices",
+    type=(str, Number(0, _MAX_USD), Number(0, _MAX_USD)),
+    multiple=True,
+    metavar="MODEL IN OUT",
+    help="USD per million tokens that you ask for a model, or for `*`.",
+)
+@click.option("--local-model", is_flag=True, help="Share the built-in model.")
+@click.option("--insecure", is_flag=True, help="Plain http to another machine is what I want.")
+@click.option("--ca-file", metavar="FILE", type=click.Path(), default="", help="Trust these roots, not the system's.")
+@click.option("--force", is_flag=True, help="Join anew, though this machine has joined already.")
+@node_home_option
+@failing
+def join(
+    address: str,
+    token: str | None,
+    token_stdin: bool,
+    name: str | None,
+    engines: tuple[str, ...],
+    mode: str | None,
+    schedule: str | None,
+    prices: tuple[tuple[str, float, float], ...],
+    local_model: bool,
+    insecure: bool,
+    ca_file: str,
+    force: bool,
+    home: str | None,
+) -> None:
+    """Enrol this machine with a gateway, by a join token from its administrator."""
+    from pathlib import Path
+
+    from potluck.engines.asking import Place
+    from potluck.node.enrolment import Gateway
+    from potluck.node.home import KeyFile
+    from potluck.node.identity import Identity, fresh_key, to_text
+    from potluck.node.settings import with_value
+
+    session, files = current(), open_home(home)
+    if files.enrolled() is not None and not force:
+        raise Failure(f"this machine has joined already ({files.path}): potluck node leave, or --force")
+    secret = _token(session, token, token_stdin)
+    settings = read_settings(files)
+    for setting, value in (("schedule", schedule), ("mode", mode), ("engines", ",".join(engines))):
+        settings = with_value(settings, setting, value) if value else settings
+    if local_model:
+        settings = with_value(settings, "local_model", "yes")
+    for model, input_usd, output_usd in prices:
+        settings = _priced(settings, model, input_usd, output_usd)
+    for each in settings.engines:
+        Place.parse(each, elsewhere=True)
+    if insecure and not session.json:
+        session.output.warn([f"what goes to {address} over plain http can be read and changed on the way"])
+    files.prepare()
+    key = fresh_key()
+    gateway = Gateway(address, insecure=insecure, ca_file=str(Path(ca_file).absolute()) if ca_file else "")
+    enrolled, key_id, state = gateway.enroll(secret, Identity(key), name or _host_name())
+    files.write("key", KeyFile(key_id, to_text(key)))
+    files.remove("state.json")
+    files.write("settings.json", settings)
+    files.write("node.json", enrolled)
+    if session.json:
+        session.output.data({"node": enrolled.node, "name": enrolled.name, "state": state, "home": str(files.path)})
+        return
+    session.output.line(f"this machine is {enrolled.name!r} at {enrolled.url}")
+    if state != "approved":
+        session.output.line(f"an administrator has to approve it there: potluck nodes approve {enrolled.name}")
+    session.output.line("start it: potluck node run (or with the machine: potluck node install-service)")
+
+
+@node.command()
+@click.option("--force", is_flag=True, help="Forget the gateway though it cannot be told.")
+@node_home_option
+@failing
+def leave(force: bool, home: str | None) -> None:
+    """End the enrolment: the gateway forgets this machine, and this machine the gateway."""
+    from potluck.node.enrolment import EnrolmentError, Gateway
+
+    session, files = current(), open_home(home)
+    enrolled, key = _joined(files), files.key()
+    try:
+        gateway = Gateway(enrolled.url, insecure=enrolled.insecure, ca_file=enrolled.ca_file)
+        gateway.leave(enrolled, key.id, _identity(key.private))
+    except EnrolmentError as error:
+        if not force:
+            raise Failure(f"{error}; --force forgets it here all the same", 3 if not error.connected else 1) from None
+    files.remove("node.json", "key", "state.json")
+    if session.json:
+        session.output.data({"left": enrolled.name})
+    else:
+        session.output.line(f"{enrolled.name} has left {enrolled.url}; an agent that runs will find that out")
+
+
+@node.command("rotate-key")
+@node_home_option
+@failing
+def rotate_key(home: str | None) -> None:
+    """Give this machine a new key; the old one is good for another day."""
+    from potluck.node.enrolment import Gateway
+    from potluck.node.home import KeyFile
+    from potluck.node.identity import Identity, fresh_key, to_text
+
+    session, files = current(), open_home(home)
+    enrolled, key, fresh = _joined(files), files.key(), fresh_key()
+    gateway = Gateway(enrolled.url, insecure=enrolled.insecure, ca_file=enrolled.ca_file)
+    key_id = gateway.rotate(enrolled, key.id, _identity(key.private), Identity(fresh))
+    files.write("key", KeyFile(key_id, to_text(fresh)))
+    if session.json:
+        session.output.data({"key": key_id})
+    else:
+        session.output.line(f"the new key is {key_id}; links that are dialled from now on use it")
+
+
+@node.command()
+@click.argument("model", required=False)
+@click.option("--input", "input_", type=Number(0, _MAX_USD), metavar="USD", help="Per million tokens of prompt.")
+@click.option("--output", type=Number(0, _MAX_USD), metavar="USD", help="Per million tokens of answer.")
+@click.option("--clear", is_flag=True, help="Ask nothing for it any more.")
+@node_home_option
+@failing
+def price(model: str | None, input_: float | None, output: float | None, clear: bool, home: str | None) -> None:
+    """Show what you ask for models, or set it; MODEL `*` stands for all others. A running agent takes it up."""
+    import msgspec
+
+    session, files = current(), open_home(home)
+    settings = read_settings(files)
+    if model is not None:
+        if clear:
+            prices = {name: each for name, each in settings.prices.items() if name != model}
+            settings = msgspec.structs.replace(settings, prices=prices)
+        elif input_ is None or output is None:
+            raise Failure("a price needs both: --input USD --output USD (per million tokens), or --clear", USAGE)
+        else:
+            settings = _priced(settings, model, input_, output)
+        files.prepare()
+        files.write("settings.json", settings)
+    rows = [
+        {"model": name, "input": each.input / _NANOUSD, "output": each.output / _NANOUSD}
+        for name, each in sorted(settings.prices.items())
+    ]
+    enrolled = files.enrolled()
+    ceiling = enrolled.max_price if enrolled is not None else None
+    dear = [
+        name for name, each in settings.prices.items()
+        if ceiling is not None and (each.input > ceiling.input or each.output > ceiling.output)
+    ]  # fmt: skip
+    session.output.warn(f"{name}: the gateway counts at most what this machine's token allows" for name in dear)
+    if session.json:
+        session.output.data({"data": rows})
+        return
+    columns = [("MODEL", "model"), ("IN $/M", "input"), ("OUT $/M", "output")]
+    session.output.table(columns, rows, empty="no prices: nothing is asked", right=("input", "output"))
+
+
+@node.command("set")
+@click.argument("key", required=False)
+@click.argument("value", required=False)
+@node_home_option
+@failing
+def set_(key: str | None, value: str | None, home: str | None) -> None:
+    """Show the settings, or set one; without VALUE it gets its default. See docs/reference/node-settings.md."""
+    from potluck.node.settings import shown, table, with_value
+
+    session, files = current(), open_home(home)
+    settings = read_settings(files)
+    if key is None:
+        rows = [
+            {
+                "key": each.key,
+                "value": shown(each.key, getattr(settings, each.key)),
+                "unit": each.unit,
+                "help": each.help,
+            }
+            for each in table()
+        ]
+        if session.json:
+            session.output.data({"data": rows})
+        else:
+            columns = [("SETTING", "key"), ("VALUE", "value"), ("UNIT", "unit"), ("WHAT", "help")]
+            session.output.table(columns, rows, empty="")
+        return
+    settings = with_value(settings, key, value or "")
+    files.prepare()
+    files.write("settings.json", settings)
+    name = key.replace("-", "_")
+    said = shown(name, getattr(settings, name))
+    late = name in _AT_START and report_of(files) is not None
+    if session.json:
+        session.output.data({"key": name, "value": said, "needs_restart": late})
+    else:
+        session.output.line(f"{name} = {said or '(none)'}{'; the agent heeds it from its next start' if late else ''}")
+
+
+_AT_START = ("engines", "discover", "local_model", "links", "page_port", "presence_port", "send_log")
+
+
+@node.command("engine-key")
+@click.argument("address", metavar="URL")
+@click.option("--key-env", metavar="VAR", help="Take the key from this environment variable.")
+@click.option("--key-stdin", is_flag=True, help="Take the key from standard input.")
+@click.option("--clear", is_flag=True, help="Forget it.")
+@node_home_option
+@failing
+def engine_key(address: str, key_env: str | None, key_stdin: bool, clear: bool, home: str | None) -> None:
+    """Keep the key that an engine of yours wants; it stays on this machine."""
+    import msgspec
+
+    session, files = current(), open_home(home)
+    keys = engine_keys(files)
+    if clear:
+        keys.pop(address, None)
+    else:
+        secret = read_secret(session, key_env, key_stdin)
+        if secret is None:
+            raise Failure("which key? --key-env VARIABLE or --key-stdin", USAGE)
+        keys[address] = secret.reveal()
+    files.prepare()
+    files.write_bytes(ENGINE_KEYS, msgspec.json.encode(keys))
+    if session.json:
+        session.output.data({"engine": address, "key": address in keys})
+        return
+    session.output.line(
+        f"the key of {address} is {'kept' if address in keys else 'forgotten'}, from the agent's next start"
+    )
+    if address not in read_settings(files).engines:
+        session.output.line(f"name the engine too: potluck node set engines {address}")
+
+
+@node.command()
+@node_home_option
+@failing
+def doctor(home: str | None) -> int:
+    """Check this machine as a node and say how to mend it; exit 1 if something is broken."""
+    from potluck.cli.checkup import node as checks
+    from potluck.cli.commands.doctor import show
+
+    return show(current(), checks.examine(open_home(home)))
+
+
+@node.command("install-service")
+@node_home_option
+@failing
+def install_service(home: str | None) -> None:
+    """Start the agent with the machine, and now."""
+    from potluck.node.service import install_service as install
+
+    session, files = current(), open_home(home)
+    _joined(files)
+    _say_service(session, install(files.path, env=session.env))
+
+
+@node.command("uninstall-service")
+@node_home_option
+@failing
+def uninstall_service(home: str | None) -> None:
+    """Stop the agent, and start it with the machine no more."""
+    from potluck.node.service import uninstall_service as uninstall
+
+    session = current()
+    _say_service(session, uninstall(open_home(home).path, env=session.env))
+
+
+def _say_service(session: Session, found: Any) -> None:
+    import msgspec
+
+    if session.json:
+        session.output.data(msgspec.to_builtins(found))
+    else:
+        session.output.facts(list(msgspec.to_builtins(found).items()))
+
+
+def _token(session: Session, given: str | None, from_stdin: bool) -> Secret:
+    if from_stdin:
+        secret = read_secret(session, None, True)
+        assert secret is not None
+        return secret
+    text = (given or session.env.get(JOIN_VARIABLE) or "").strip()
+    if not text:
+        raise Failure(f"a join token is needed: --token-stdin, {JOIN_VARIABLE}, or --token TOKEN", USAGE)
+    return Secret(text)
+
+
+def _joined(files: Any) -> Any:
+    enrolled = files.enrolled()
+    if enrolled is None:
+        raise Failure(f"this machine has not joined a gateway: potluck node join URL (nothing in {files.path})")
+    return enrolled
+
+
+def _identity(private: str) -> Any:
+    from potluck.node.identity import Identity, from_text
+
+    try:
+        return Identity(from_text(private, 32))
+    except ValueError:
+        raise Failure("the node's key is damaged: potluck node leave --force, then join again") from None
+
+
+def _priced(settings: Any, model: str, input_usd: float, output_usd: float) -> Any:
+    from decimal import Decimal
+
+    import msgspec
+
+    from potluck.model.node import NodePrice
+
+    input_, output = (int(Decimal(str(each)) * _NANOUSD) for each in (input_usd, output_usd))
+    return msgspec.structs.replace(settings, prices={**settings.prices, model: NodePrice(input_, output)})
+
+
+def _host_name() -> str:
+    import re
+    import socket
+
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", socket.gethostname().partition(".")[0]).strip("-.")[:48]
+    return name or "node"
