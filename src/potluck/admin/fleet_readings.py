@@ -51,7 +51,7 @@ class NodeReading(msgspec.Struct, frozen=True, kw_only=True):
     """in the gateway's own queue for it"""
     models: list[ModelReading] = []
     no_work: dict[str, int] = {}
-    """how often a call passed it over, by reason"""
+    """how often it came to stand so that no call goes there, by reason"""
     refusals: dict[str, int] = {}
     """by code"""
     reconnects: int | None = None

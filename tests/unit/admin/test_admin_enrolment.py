@@ -200,6 +200,36 @@ async def test_a_gateway_that_is_not_meant_says_so(gateway: Any, api: httpx.Asyn
     assert (await api.get("/node/v1/enroll", headers={"host": "localhost:9"})).json()["origin"] == "http://localhost:9"
 
 
+async def test_a_node_belongs_to_its_tokens_organisation(gateway: Any, api: httpx.AsyncClient) -> None:
+    """Only that organisation sees and names it; both may have a node of one name, and a key enrols once in all."""
+    admin = new_secret("pla")
+
+    def other(connection: sa.Connection) -> None:
+        connection.execute(sa.insert(t.organisations).values(id="org_2", name="other", created_at_ms=1))
+        values = {
+            "id": "tok_2",
+            "organisation_id": "org_2",
+            "name": "o",
+            "role": "admin",
+            "hint": "",
+            "created_at_ms": 1,
+        }
+        hashed = gateway.first.vault.hash(admin.encode())
+        connection.execute(sa.insert(t.admin_tokens).values(**values, hash=hashed, updated_at_ms=1))
+
+    gateway.store.write_now(other)
+    mine = await joined(api)
+    async with gateway.client(admin) as theirs:
+        machine = Machine()
+        said = (await machine.joins(theirs, await token(theirs))).json()
+        assert (said["name"], said["organisation"]) == ("lab-1", "other")
+        assert [each["id"] for each in (await theirs.get("/api/v1/nodes")).json()["data"]] == [machine.node]
+        await refused(theirs, "enroll", await mine.asks(theirs, await token(theirs)), 409, "already_enrolled")
+        assert (await theirs.delete(f"/api/v1/nodes/{mine.node}")).status_code == 404
+    assert [each["id"] for each in (await api.get("/api/v1/nodes")).json()["data"]] == [mine.node]
+    assert gateway.snapshots.current.nodes[machine.node].organisation_id == "org_2"
+
+
 async def test_a_node_waits_when_its_token_says_so(gateway: Any, api: httpx.AsyncClient) -> None:
     """Tokens with `needs_approval`, and the community's unless they say otherwise, make nodes that are pending."""
     for terms, state in (

@@ -298,6 +298,7 @@ def test_how_a_node_stands_is_one_line() -> None:
     here = NodeReading(connected=True, stands="")
     assert standing(row, None) == "never connected"
     assert standing(row | {"last_seen_at_ms": 1}, None) == "not connected"
+    assert standing(row, NodeReading(connected=False, since_ms=1)) == "not connected"
     assert standing(row, here) == "ready"
     assert standing(row, NodeReading(connected=True, stands="busy")) == "busy"
     assert standing(row | {"drained": True}, here) == "drained by the operator"

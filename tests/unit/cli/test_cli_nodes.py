@@ -174,6 +174,8 @@ def test_what_is_seen_of_a_node_is_shown(ok: Ok, join: Callable[..., Machine], m
         "3",
     ]
     assert "paused by its owner: in use" in ok("nodes", "list")
+    reading = NodeReading(stands="not connected", since_ms=1_700_000_000_000)
+    assert "not connected since 2023-11-1" in ok("nodes", "list")
 
 
 def test_the_agents_client_and_the_gateway_agree(ok: Ok, gateway: dict[str, str]) -> None:

@@ -210,7 +210,8 @@ def standing(row: Row, reading: NodeReading | None) -> str:
     if row["state"] == "pending":
         return "waits for approval" if connected else "waits for approval, not connected"
     if not connected:
-        return "not connected" if row["last_seen_at_ms"] else "never connected"
+        was_here = row["last_seen_at_ms"] or (reading is not None and reading.since_ms)
+        return "not connected" if was_here else "never connected"
     if row["drained"]:
         return "drained by the operator"
     assert reading is not None

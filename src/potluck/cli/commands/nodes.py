@@ -103,7 +103,7 @@ def show(ref: str) -> None:
             ("revoked", when(node["revoked_at_ms"])),
         ]
     )
-    _counts(session, "passed over", live.get("no_work", {}))
+    _counts(session, "no work", live.get("no_work", {}))
     _counts(session, "refused", live.get("refusals", {}))
     if node["models"] or node["prices"]:
         output.line()
@@ -294,8 +294,9 @@ def _path(session: Session, ref: str) -> str:
 
 
 def _stands(node: Mapping[str, Any]) -> str:
-    seen = when(node["last_seen_at_ms"])
-    return f"{node['standing']} since {seen}" if node["standing"] == "not connected" and seen else node["standing"]
+    """Its state in a line."""
+    since = when((node["live"] or {}).get("since_ms") or node["last_seen_at_ms"])
+    return f"{node['standing']} since {since}" if node["standing"] == "not connected" and since else node["standing"]
 
 
 def _whose(each: Mapping[str, Any]) -> str:
