@@ -7,8 +7,10 @@ speed or load decides, machines come in by what they would take, and only those 
 
 from collections.abc import Sequence
 
+import msgspec
+
 from potluck.model.resources import Strategy
-from potluck.policy.machine_choice import choose, consider
+from potluck.policy.machine_choice import POOL, WORDS, choose, consider
 from potluck.policy.selection import (
     COST_TIE,
     EXPLORE,
@@ -16,10 +18,12 @@ from potluck.policy.selection import (
     TIME_TIE,
     Pick,
     Random,
+    Score,
     Wish,
     expected_ms,
     peak_ms,
     pulls_of,
+    score,
 )
 from potluck.policy.standing import Option
 
@@ -27,6 +31,21 @@ from potluck.policy.standing import Option
 def pick_of(strategy: Strategy, options: Sequence[Option]) -> Pick:
     """How to choose among these, now and until some of them become machines or cease to be."""
     return PICK[strategy] if all(option.standing.machine is None for option in options) else _PICK[strategy]
+
+
+def scores(strategy: Strategy, options: Sequence[Option], wish: Wish) -> list[Score]:
+    """What ranks each of `options`, in words; of a machine also its share of the draw between machines, or why none."""
+    found = [score(strategy, options, index, wish) for index in range(len(options))]
+    machines = _machines(options)
+    if len(machines) < 2:
+        return found
+    choice = consider([options[index] for index in machines], wish.of_machines(), wish.now)
+    shares = dict(zip(choice.pool, choice.weights, strict=True))
+    for number, index in enumerate(machines):
+        verdict = choice.verdicts[number]
+        said = f"{100 * shares[number] / sum(choice.weights):.0f} % of the draw" if verdict == POOL else WORDS[verdict]
+        found[index] = msgspec.structs.replace(found[index], text=f"{found[index].text}; {said}")
+    return found
 
 
 def _priority(options: Sequence[Option], wish: Wish, random: Random) -> int:

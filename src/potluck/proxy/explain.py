@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from potluck.model.usage import PlanLine
-from potluck.policy.selection import Score, Wish, lasting_score, rounded, score
+from potluck.policy.fleet_selection import scores
+from potluck.policy.selection import Score, Wish, lasting_score, rounded
 from potluck.proxy.registry import READY, STATES
 
 if TYPE_CHECKING:
@@ -54,8 +55,12 @@ def plan_of(candidates: "Candidates", wish: Wish, now: float, *, recorded: bool 
     """The decision as it stands now; `recorded`: as records refer to it."""
     found: list[PlannedTarget] = []
     for number, group in enumerate(candidates.groups):
-        for index, place in enumerate(group.options):
-            ranked = (lasting_score if recorded else score)(group.strategy, group.options, index, wish)
+        options = group.options
+        if recorded:
+            ranks = [lasting_score(group.strategy, options, index, wish) for index in range(len(options))]
+        else:
+            ranks = scores(group.strategy, options, wish)
+        for place, ranked in zip(options, ranks, strict=True):
             found += [_planned(group, number, ranked, option, now, recorded=recorded) for option in place.lanes]
     found += [PlannedTarget(name, False, reason) for name, reason in _left_out(candidates)]
     return Plan(

@@ -23,7 +23,7 @@ from potluck.policy.standing import Standing
 from potluck.proxy.candidates import Candidates, PlaceOption
 from potluck.proxy.explain import Plan, PlannedTarget, plan_of
 from potluck.proxy.registry import Lane, Registry
-from potluck.proxy.routing import Router
+from potluck.proxy.routing import Router, ask_of
 from potluck.wire.dialects.envelope import Envelope, decode_envelope
 from potluck.wire.errors import RequestError
 
@@ -126,7 +126,7 @@ def rehearse(live: Router, key: CompiledKey, endpoint: Capability, body: bytes) 
     except RequestError as error:
         return _explanation(key, model=envelope.model, refused=error)
     router.refresh(candidates, now)
-    plan = plan_of(candidates, _wish(candidates, envelope, body, now), now)
+    plan = plan_of(candidates, _wish(candidates, envelope, body, key, now), now)
     affinity = router.kept(candidates, envelope, len(body), key, now)
     places = router.order(candidates, envelope, len(body), key, now, MAX_ORDER)
     mean = candidates.mix.mean_request()
@@ -156,8 +156,9 @@ def _explanation(key: CompiledKey, refused: RequestError | None, **known: Any) -
     )
 
 
-def _wish(candidates: Candidates, envelope: Envelope, body: bytes, now: float) -> Wish:
-    return Wish(envelope.stream, size_class(len(body)), candidates.output_tokens, now=now)
+def _wish(candidates: Candidates, envelope: Envelope, body: bytes, key: CompiledKey, now: float) -> Wish:
+    ask = ask_of(candidates, envelope, key) if candidates.machines else None
+    return Wish(envelope.stream, size_class(len(body)), candidates.output_tokens, now=now, ask=ask)
 
 
 def _in_order(targets: list[PlannedTarget], places: list[PlaceOption]) -> list[PlannedTarget]:
