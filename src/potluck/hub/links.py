@@ -133,7 +133,7 @@ class Links:
                 if node.id in current.nodes:
                     node.review(now)
                 else:
-                    node.revoke(now)
+                    node.end("revoked", "this gateway does not know the node any more", now)
                     self._forget(node)
             for session in list(self._joining.values()):
                 session.look_up(now)
@@ -152,17 +152,19 @@ class Links:
     def leave(self) -> None:
         """The gateway is about to stop: no new calls over these links, what runs may end."""
         self._leaving = True
-        for node in self.nodes.values():
+        now = self.clock()
+        for node in list(self.nodes.values()):
             for session in node.sessions:
                 if session.core.phase == "open":
                     session.core.goaway("restart", "the gateway stops", SPREAD_S)
                     session.socket.wake()
+            node.review(now)
 
     def close(self) -> None:
         """Close every link; nodes dial anew, spread over `SPREAD_S`. Sockets are gone a moment later."""
         self._leaving = True
         now = self.clock()
-        for node in self.nodes.values():
+        for node in list(self.nodes.values()):
             node.end("restart", "the gateway stops", now, SPREAD_S)
         for socket in list(self._sockets):
             socket.finish()

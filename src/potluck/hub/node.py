@@ -143,15 +143,11 @@ class HubNode:
             newcomer.rule(now)
 
     def end(self, code: str, detail: str, now: float, spread_s: float = 0.0) -> None:
-        """Close all links."""
+        """Close all links; nothing of it goes on."""
         for session in [*self.sessions, *self.newcomers]:
             session.end(code, detail, now, spread_s)
-
-    def revoke(self, now: float) -> None:
-        """It is gone from the snapshot: nothing of it goes on."""
-        self.end("revoked", "this gateway does not know the node any more", now)
         for job in self.table.abandon():
-            self._lost(job, "the node was revoked")
+            self._lost(job, "the link to the node was closed")
         self.review(now)
 
     def caps_came(self, session: "Session", caps: m.Caps, now: float) -> None:
