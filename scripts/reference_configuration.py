@@ -67,7 +67,6 @@ Refused, so that nobody believes in a limit that does not bind:
 """
 
 NODES = """\
-- targets that begin with `node:`, and another `own_device_priority` than `off`: nodes.
 
 Refused by the gateway, and not by a check without one: a `dialect` other than `openai` (use the provider's OpenAI-compatible address), and names that are neither in the file nor in the gateway: of providers, of a key's project, and in a route's `match.projects`, `match.keys`, `only`, `ignore` and `fallback`.
 """  # noqa: E501
@@ -132,7 +131,8 @@ WORDS = {
 KIND_WORDS = {
     "own": "any own infrastructure",
     "provider": "whatever is behind an address",
-    "node": "nodes, once there are any",
+    "node": "any node",
+    "community": "other people's nodes",
 }
 
 FORMS = {

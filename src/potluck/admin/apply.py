@@ -245,6 +245,7 @@ class _Apply:
             "models": entry.models,
             "tags": entry.tags,
             "expires_at_ms": entry.expires_at_ms,
+            "own_device_priority": entry.own_device_priority,
         }
         if row is None:
             made = keys.create_key(self.work, entry.name, secret=entry.key, **members)
@@ -317,11 +318,10 @@ class _Apply:
         maker, connection = "api" if row["maker"] == "file" else row["maker"], self.work.connection
         connection.execute(sa.update(table).where(table.c.id == row["id"]).values(origin=maker))
         hanging = {
-            "models": (t.targets, t.targets.c.model_id),
-            "providers": (t.credentials, t.credentials.c.provider_id),
+            "models": ((t.targets, t.targets.c.model_id), (t.node_targets, t.node_targets.c.model_id)),
+            "providers": ((t.credentials, t.credentials.c.provider_id),),
         }
-        if table.name in hanging:
-            child, owner = hanging[table.name]
+        for child, owner in hanging.get(table.name, ()):
             connection.execute(
                 sa.update(child).where(owner == row["id"], child.c.origin == "file").values(origin=maker)
             )

@@ -6,6 +6,7 @@ import msgspec
 import sqlalchemy as sa
 
 from potluck.admin.operations.models import DEFAULT_CAPABILITIES
+from potluck.admin.operations.target_rows import place_of_target, targets_of
 from potluck.admin.operations.views import probe_entry, route_entry
 from potluck.admin.operations.work import Row, Work
 from potluck.config.document import (
@@ -71,10 +72,9 @@ def _provider(work: Work, row: Row) -> ProviderEntry:
 
 
 def _model(work: Work, row: Row, names: dict[str, str]) -> ModelEntry:
-    targets = sa.select(t.targets).where(t.targets.c.model_id == row["id"]).order_by(t.targets.c.position)
     return ModelEntry(
         name=row["name"],
-        targets=tuple(_target(each, names[each["provider_id"]]) for each in work.rows(targets)),
+        targets=tuple(_target(each, place_of_target(each, names)) for each in targets_of(work, row)),
         placement=row["placement"],
         aliases=msgspec.json.decode(row["aliases"], type=tuple[str, ...]),
     )
@@ -85,7 +85,7 @@ def _target(row: Row, provider: str) -> TargetEntry:
     return TargetEntry(
         target=f"{provider}/{row['upstream_model']}",
         price=None if row["price"] is None else _price(row["price"]),
-        capabilities=None if capabilities == DEFAULT_CAPABILITIES else capabilities,
+        capabilities=None if capabilities in (DEFAULT_CAPABILITIES, ()) else capabilities,
         context_tokens=row["context_tokens"],
         weight=row["weight"],
         priority=row["priority"],
@@ -104,5 +104,6 @@ def _key(row: Row, names: dict[str, str]) -> KeyEntry:
         project=names[row["project_id"]],
         models=msgspec.json.decode(row["models"], type=tuple[str, ...]),
         tags=msgspec.json.decode(row["tags"], type=tuple[str, ...]),
+        own_device_priority=row["own_devices"],
         expires_at=None if expires is None else dt.datetime.fromtimestamp(expires / 1000, dt.UTC),
     )

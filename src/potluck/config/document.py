@@ -4,6 +4,7 @@ Everything is optional but names, addresses and targets; a default is what the o
 """
 
 import datetime as dt
+import re
 from typing import Annotated, ClassVar, Literal
 from urllib.parse import urlsplit
 
@@ -11,6 +12,7 @@ import msgspec
 
 from potluck.config.forms import ModelName, Name, Seconds, Usd, Weight, doubled
 from potluck.config.routing import ProbeEntry, RouteEntry
+from potluck.model.node import NODE_PREFIX, OwnDevices
 from potluck.model.price import Price, PriceSource, usd_per_million_to_nanousd
 from potluck.model.resources import AssistantPrefix, Capability, DataClass, Dialect, OnHangup, Timeouts
 from potluck.model.secret import Secret
@@ -18,6 +20,16 @@ from potluck.model.secret import Secret
 Priority = Annotated[int, msgspec.Meta(ge=0, le=1_000)]
 Slots = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
 Aliases = Annotated[tuple[ModelName, ...], msgspec.Meta(max_length=100)]
+
+
+NODE_NAMES = re.compile(r"[A-Za-z0-9._*-]{1,63}")
+NODES_OWN = {
+    "price": "a target on nodes costs what each node does: see potluck nodes price",
+    "capabilities": "a target on nodes serves what each node says: remove it",
+    "context_tokens": "a target on nodes has the context that each node says: remove it",
+    "slots": "a target on nodes has the slots of each node: remove it",
+}
+"""members that a target on nodes cannot have, and why"""
 
 
 class PriceEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -124,7 +136,8 @@ class ProviderEntry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TargetEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One place that serves a model: `provider/upstream-model`, split at the first `/`."""
+    """One place that serves a model: `provider/upstream-model`, split at the first `/`. `node:lab-1/upstream-model` is
+    on that node, `node:*/upstream-model` on every approved one that offers it, now or later."""
 
     target: ModelName
     price: PriceEntry | None = None
@@ -143,12 +156,20 @@ class TargetEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         return self.target.partition("/")[0]
 
     @property
+    def node(self) -> str:
+        """A node's name, or a pattern with `*`; empty: it is at a provider."""
+        return self.provider.removeprefix(NODE_PREFIX) if self.provider.startswith(NODE_PREFIX) else ""
+
+    @property
     def upstream_model(self) -> str:
         return self.target.partition("/")[2]
 
     def check(self) -> dict[str, str]:
-        if self.target.startswith("node:"):
-            return {"target": "nodes are not in this version of Potluck yet: remove this target"}
+        if self.target.startswith(NODE_PREFIX):
+            if not NODE_NAMES.fullmatch(self.node) or not self.upstream_model:
+                return {"target": f"{self.target!r} names no node: write node:NAME/model, or node:*/model for all"}
+            said = [member for member in NODES_OWN if getattr(self, member) is not None]
+            return {said[0]: NODES_OWN[said[0]]} if said else {}
         if not self.provider or not self.upstream_model:
             return {"target": f"{self.target!r} names no provider: write provider/upstream-model"}
         return {}
@@ -204,8 +225,8 @@ class KeyEntry(msgspec.Struct, frozen=True, kw_only=True):
     """model names it may use; empty: all"""
     tags: tuple[str, ...] = ()
     expires_at: dt.datetime | None = None
-    own_device_priority: Literal["off"] = "off"
-    """other values need nodes, which are not in this version yet"""
+    own_device_priority: OwnDevices = "off"
+    """its project's nodes, and the organisation's own: `own_first` before all other targets, `own_only` nothing else"""
 
     @property
     def expires_at_ms(self) -> int | None:
@@ -247,7 +268,7 @@ IDENTITY = {
 """The member that tells the objects of a section apart."""
 
 
-RESERVED_PROVIDERS = ("own", "provider", "node", "nodes", "any")
+RESERVED_PROVIDERS = ("own", "provider", "node", "nodes", "community", "any")
 """names that no provider can have: where providers are named, they mean kinds of them"""
 
 

@@ -10,6 +10,7 @@ import msgspec
 
 from potluck.config.reading import Draft, Place
 from potluck.config.routing import KINDS
+from potluck.model.node import NODE_PREFIX
 
 Kind = Literal[
     "target", "project", "models of a key", "fallback", "filter", "matched model", "matched project", "matched key"
@@ -44,7 +45,7 @@ def references(draft: Draft) -> Iterator[Reference]:
         match at:
             case ("models", _, "targets", _, "target"):
                 provider, _, upstream_model = name.partition("/")
-                if provider and upstream_model and not provider.startswith("node:"):
+                if provider and upstream_model and not provider.startswith(NODE_PREFIX):
                     yield Reference(at, "target", name)
             case ("keys", _, "project"):
                 yield Reference(at, "project", name)
@@ -61,6 +62,8 @@ def missing(draft: Draft) -> list[tuple[Place, str]]:
     found: list[tuple[Place, str]] = []
     for each in references(draft):
         provider, _, upstream_model = each.name.partition("/")
+        if provider.startswith(NODE_PREFIX):
+            continue  # a node enrols when its machine is there
         match each.kind:
             case "target":
                 kind, name = "provider", provider

@@ -21,7 +21,7 @@ from potluck.model.resources import (
     Strategy,
 )
 
-KINDS = ("own", "provider", "node")
+KINDS = ("own", "provider", "node", "community")
 """kinds of targets, beside names in `only` and `ignore`"""
 RESERVED_ROUTES = {
     "default": "what applies where no route does",

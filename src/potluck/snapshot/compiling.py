@@ -5,7 +5,6 @@ from collections.abc import Generator, Iterable, Mapping
 
 import msgspec
 
-from potluck.model.node import NODE_PREFIX
 from potluck.model.price import Price
 from potluck.model.resources import Model, Target
 from potluck.model.snapshot import CompiledKey, CompiledModel, CompiledTarget
@@ -98,10 +97,10 @@ def compile_declared(
         places: list[CompiledTarget] = []
         contexts = []
         wanted = targets.get(model.id, ())
+        on_nodes = meant(nodes, wanted)
         for target in wanted:
             # a provider that is not here: the built-in one of a gateway that runs without it
-            on_nodes = target.provider_id.startswith(NODE_PREFIX)
-            named: list[Part] = [*meant(nodes, target)] if on_nodes else []
+            named: list[Part] = [*on_nodes.get(target.id, ())]
             if target.provider_id in parts:
                 named.append(parts[target.provider_id])
             for part in named:
@@ -115,7 +114,7 @@ def compile_declared(
                     made = 0
                     yield
         # one whose nodes are still to come is there, and says so when it is called
-        if places or any(target.provider_id.startswith(NODE_PREFIX) for target in wanted):
+        if places or on_nodes:
             known = [context for context in contexts if context is not None]
             context_tokens = min(known, default=None)
             declared[model.name] = compile_model(model.name, model.created_at_ms, places, context_tokens, declared=True)

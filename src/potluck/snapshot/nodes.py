@@ -8,7 +8,7 @@ Everything that a node announced is a stranger's word, validated when it came. R
 """
 
 import re
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Collection, Generator, Iterable, Mapping
 from functools import lru_cache
 
 import msgspec
@@ -178,10 +178,22 @@ def _pattern(pattern: str) -> re.Pattern[str]:
     return re.compile(".*".join(re.escape(part) for part in pattern.split("*")))
 
 
-def meant(parts: Iterable[NodePart], target: Target) -> list[NodePart]:
-    """The nodes that a declared target names, by a name or a pattern, and that offer its model."""
-    pattern = _pattern(target.provider_id.removeprefix(NODE_PREFIX))
-    return [part for part in parts if target.upstream_model in part.models and pattern.fullmatch(part.node.name)]
+def meant(parts: Collection[NodePart], targets: Iterable[Target]) -> dict[str, list[NodePart]]:
+    """By id of a model's targets on nodes: the nodes that it names and that offer its model.
+
+    A node is there once: by the target with its very name, else by the first pattern that fits.
+    """
+    on_nodes = [target for target in targets if target.provider_id.startswith(NODE_PREFIX)]
+    found: dict[str, list[NodePart]] = {}
+    taken: set[tuple[str, str]] = set()
+    for target in sorted(on_nodes, key=lambda each: "*" in each.provider_id):
+        pattern, model = _pattern(target.provider_id.removeprefix(NODE_PREFIX)), target.upstream_model
+        here = found[target.id] = []
+        for part in parts:
+            if model in part.models and (part.node.id, model) not in taken and pattern.fullmatch(part.node.name):
+                taken.add((part.node.id, model))
+                here.append(part)
+    return found
 
 
 def _letters(kind: str) -> str:

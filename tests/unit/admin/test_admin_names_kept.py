@@ -80,11 +80,13 @@ async def test_a_key_can_always_be_revoked(gateway: Any, named: Any) -> None:
     ("entry", "said"),
     [
         ("lob", "did you mean 'lab'?"),
-        ("smalls", "'smalls' is no kind (own, provider, node), provider, target (provider/model) or pattern with *"),
+        (
+            "smalls",
+            "'smalls' is no kind (own, provider, node, community), provider, target (provider/model) or pattern with *",
+        ),
         ("lob/a", "is no kind"),
         ("lab/zz", "provider 'lab' has no model 'zz' (known: q)"),
         ("lab/qq", "provider 'lab' has no model 'qq'; did you mean 'q'?"),
-        ("node:x/y", "nodes are not in this version of Potluck yet"),
         ("owm", "did you mean 'own'?"),
     ],
 )

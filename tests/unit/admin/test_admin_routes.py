@@ -129,7 +129,7 @@ async def test_what_a_route_cannot_be_is_said(small: Any) -> None:
         ("zzz", "(known: s, small, spare)"),
         ("lob/x", "there is no provider 'lob'; did you mean 'lab'?"),
         ("other", "'other' is a route"),
-        ("node:lab/x", "nodes are not in this version of Potluck yet"),
+        ("node:lab", "names no model, alias, provider/model or pattern with *"),
     ):
         problem = await refused(small, 404, part, name="r", fallback=["small", fallback])
         assert problem["where"] == "fallback"

@@ -125,12 +125,30 @@ def test_sections_that_would_not_be_carried_out_are_refused(section: str) -> Non
     assert problem.endswith(f"are not in this version of Potluck yet: remove [[{section}]]")
 
 
-def test_node_targets_and_device_priority_are_refused_for_now() -> None:
-    """What needs nodes says so instead of being ignored."""
-    (problem,) = problems_of('[[models]]\nname = "m"\ntargets = [{ target = "node:*/q" }]\n')
-    assert "nodes are not in this version" in problem
-    (problem,) = problems_of('[[keys]]\nname = "k"\nown_device_priority = "own_only"\n')
-    assert "must be one of off" in problem
+def test_targets_on_nodes_say_where_and_how_much() -> None:
+    """A node's name or a pattern, with weight and tier; what is each node's own to say is refused with the reason."""
+    text = '[[models]]\nname = "m"\ntargets = [{ target = "node:lab-*/q:7b", weight = 3, priority = 1 }]\n'
+    (entry,) = parse(text, {}).models[0].targets
+    assert (entry.node, entry.upstream_model, entry.weight, entry.priority) == ("lab-*", "q:7b", 3, 1)
+    for wrong, said in (
+        ("node:/q", "names no node"),
+        ("node:lab-1", "names no node"),
+        ("node:lab 1/q", "printable ASCII without spaces"),
+        ("node:l@b/q", "names no node"),
+        ('node:lab/q", slots = 3, capabilities = ["chat"] #', "serves what each node says"),
+        ('node:lab/q", price = { input = 1, output = 1 } #', "costs what each node does"),
+    ):
+        target = wrong.replace(" #", "") if wrong.endswith("#") else f'{wrong}"'
+        (problem,) = problems_of(f'[[models]]\nname = "m"\ntargets = [{{ target = "{target} }}]\n')
+        assert said in problem
+
+
+def test_a_key_says_what_it_does_about_its_own_devices() -> None:
+    """`off`, `own_first` or `own_only`."""
+    (key,) = parse('[[keys]]\nname = "k"\nown_device_priority = "own_only"\n', {}).keys
+    assert key.own_device_priority == "own_only"
+    (problem,) = problems_of('[[keys]]\nname = "k"\nown_device_priority = "mine"\n')
+    assert "must be one of off, own_first, own_only" in problem
 
 
 def test_missing_variables_are_named_with_their_place() -> None:

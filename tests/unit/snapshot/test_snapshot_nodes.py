@@ -139,6 +139,20 @@ def test_a_declared_target_means_all_nodes_of_its_name(rows: Rows) -> None:
     ]
 
 
+def test_a_node_stands_once_in_a_model(rows: Rows) -> None:
+    """By the target with its very name, wherever that is in the list; else by the first pattern."""
+    rows.node("lab-1", "m", "n")
+    rows.node("lab-2", "m")
+    rows.model("mine")
+    for position, (node, model) in enumerate((("*", "m"), ("lab-*", "m"), ("lab-2", "m"), ("lab-*", "n"))):
+        rows.node_target("mine", node, model, position)
+    assert tiers(rows.source().current.models["mine"]) == [
+        ("node:lab-1/m", 0),
+        ("node:lab-2/m", 2),
+        ("node:lab-1/n", 3),
+    ]
+
+
 async def test_later_nodes_join_by_themselves(rows: Rows) -> None:
     """A declared model without a node is there and has no target; the first node that offers it makes one."""
     rows.model("mine")

@@ -12,6 +12,7 @@ from potluck.admin.operations.views import KeyView, MadeKey, key_view, made_key
 from potluck.admin.operations.work import Row, Work
 from potluck.identity.keys import has_shape, hint, new_secret
 from potluck.model.ids import new_id
+from potluck.model.node import OwnDevices
 from potluck.model.secret import Secret
 from potluck.store import tables as t
 
@@ -26,6 +27,7 @@ def create_key(
     models: tuple[str, ...] = (),
     tags: tuple[str, ...] = (),
     expires_at_ms: int | None = None,
+    own_device_priority: OwnDevices = "off",
     secret: Secret | None = None,
 ) -> MadeKey:
     """Make a key; `secret` takes one that has the shape as given. Raises 400, 404 (project), 409 (name taken)."""
@@ -44,6 +46,7 @@ def create_key(
         models=_json(models),
         tags=_json(tags),
         expires_at_ms=expires_at_ms,
+        own_devices=own_device_priority,
     )
     work.touch(keys=[row["id"]])
     work.audit("key.create", row["id"], name, project=owner["name"], models=models, expires_at_ms=expires_at_ms)
@@ -63,6 +66,7 @@ def update_key(
     models: tuple[str, ...] | None = None,
     tags: tuple[str, ...] | None = None,
     expires_at_ms: int | msgspec.UnsetType | None = msgspec.UNSET,
+    own_device_priority: OwnDevices | None = None,
 ) -> KeyView:
     """Change what is given. Raises 404, 409."""
     row = find_live(work, ref)
@@ -74,6 +78,8 @@ def update_key(
         values["models"] = _json(models)
     if tags is not None:
         values["tags"] = _json(tags)
+    if own_device_priority is not None:
+        values["own_devices"] = own_device_priority
     if expires_at_ms is not msgspec.UNSET:
         values["expires_at_ms"] = expires_at_ms
     with names_kept(work):

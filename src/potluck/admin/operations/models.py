@@ -8,6 +8,7 @@ import sqlalchemy as sa
 
 from potluck.admin.errors import invalid, not_found
 from potluck.admin.operations.names import check_aliases, names_kept
+from potluck.admin.operations.target_rows import ALL_TARGETS, find_target, place_of_target, table_of, targets_of
 from potluck.admin.operations.views import (
     DeclaredModelView,
     PriceView,
@@ -17,7 +18,7 @@ from potluck.admin.operations.views import (
     target_view,
 )
 from potluck.admin.operations.work import Row, Work
-from potluck.config.document import PriceEntry, TargetEntry
+from potluck.config.document import NODES_OWN, PriceEntry, TargetEntry
 from potluck.model.ids import new_id
 from potluck.model.price import Price
 from potluck.model.resources import Capability
@@ -103,25 +104,24 @@ def find_model(work: Work, ref: str) -> Row:
 def create_target(work: Work, model: str, entry: TargetEntry, *, position: int | None = None) -> TargetView:
     """Add a place to a declared model, last unless told. Raises 400, 404, 409."""
     owner = find_model(work, model)
-    provider = _provider_of(work, entry)
+    table, where = _place_of(work, entry)
     if position is None:
-        last = sa.select(sa.func.max(t.targets.c.position)).where(t.targets.c.model_id == owner["id"])
+        last = sa.select(sa.func.max(ALL_TARGETS.c.position)).where(ALL_TARGETS.c.model_id == owner["id"])
         highest = work.connection.execute(last).scalar()
         position = 0 if highest is None else highest + 1
     target_id = new_id("tgt")
-    row = work.insert(
-        t.targets,
+    work.insert(
+        table,
         f"model {owner['name']!r} has the target {entry.target!r} already",
         id=target_id,
         model_id=owner["id"],
-        provider_id=provider["id"],
-        upstream_model=entry.upstream_model,
         position=position,
+        **where,
         **_target_members(work, entry),
     )
     work.touch(models=True)
     work.audit("target.create", target_id, entry.target, model=owner["name"], position=position)
-    return target_view(row, owner["name"], provider["name"])
+    return show_target(work, target_id)
 
 
 def update_target(
@@ -136,8 +136,8 @@ def update_target(
     priority: int | msgspec.UnsetType | None = msgspec.UNSET,
     slots: int | msgspec.UnsetType | None = msgspec.UNSET,
 ) -> TargetView:
-    """Change what is given; None takes a price, priority or number of slots away. Raises 404, 409."""
-    row = work.find(t.targets, "target", target_id)
+    """Change what is given; None takes a price, priority or number of slots away. Raises 400, 404, 409."""
+    row = find_target(work, target_id)
     work.check_writable("target", row)
     values: dict[str, Any] = {}
     if position is not None:
@@ -150,8 +150,10 @@ def update_target(
         values["weight"] = weight
     given = {"context_tokens": context_tokens, "priority": priority, "slots": slots}
     values |= {member: value for member, value in given.items() if value is not msgspec.UNSET}
-    changed = work.update(t.targets, row, **values)
-    view = view_target(work, changed)
+    if row["node"] is not None and (wrong := [member for member in values if member in NODES_OWN]):
+        raise invalid(wrong[0], NODES_OWN[wrong[0]])
+    changed = work.update(table_of(row), row, **values)
+    view = show_target(work, target_id)
     if changed is not row:
         work.touch(models=True)
         work.audit("target.update", target_id, view.target, model=view.model, members=sorted(values))
@@ -160,20 +162,20 @@ def update_target(
 
 def delete_target(work: Work, target_id: str) -> None:
     """Raises 404, 409."""
-    row = work.find(t.targets, "target", target_id)
+    row = find_target(work, target_id)
     work.check_writable("target", row)
     view = view_target(work, row)
-    work.delete(t.targets, row)
+    work.delete(table_of(row), row)
     work.touch(models=True)
     work.audit("target.delete", target_id, view.target, model=view.model)
 
 
 def replace_targets(work: Work, model: Row, entries: Iterable[TargetEntry]) -> None:
     """Make the model's targets those, in that order."""
-    old = {(row["provider_id"], row["upstream_model"]): row for row in _targets_of(work, model)}
+    old = {(row["provider_id"], row["node"], row["upstream_model"]): row for row in targets_of(work, model)}
     for position, entry in enumerate(entries):
-        provider = _provider_of(work, entry)
-        row = old.pop((provider["id"], entry.upstream_model), None)
+        table, where = _place_of(work, entry)
+        row = old.pop((where.get("provider_id"), where.get("node"), entry.upstream_model), None)
         if row is None:
             create_target(work, model["id"], entry, position=position)
             continue
@@ -182,12 +184,12 @@ def replace_targets(work: Work, model: Row, entries: Iterable[TargetEntry]) -> N
             have = PriceEntry.from_price(msgspec.json.decode(row["price"], type=Price))
             if have == entry.price:
                 values["price"] = row["price"]  # the same price keeps its version
-        changed = work.update(t.targets, row, position=position, **values)
+        changed = work.update(table, row, position=position, **values)
         if changed is not row:
             work.touch(models=True)
             work.audit("target.update", row["id"], entry.target, model=model["name"])
     for row in old.values():
-        work.delete(t.targets, row)
+        work.delete(table_of(row), row)
         work.touch(models=True)
         work.audit("target.delete", row["id"], row["upstream_model"], model=model["name"])
 
@@ -228,38 +230,40 @@ def delete_price(work: Work, ref: str) -> None:
 
 
 def show_target(work: Work, target_id: str) -> TargetView:
-    return view_target(work, work.find(t.targets, "target", target_id))
+    return view_target(work, find_target(work, target_id))
 
 
 def view_target(work: Work, row: Row) -> TargetView:
     model = work.find(t.models, "model", row["model_id"])
-    provider = work.find(t.providers, "provider", row["provider_id"])
-    return target_view(row, model["name"], provider["name"])
+    providers = {}
+    if row["provider_id"] is not None:
+        providers[row["provider_id"]] = work.find(t.providers, "provider", row["provider_id"])["name"]
+    return target_view(row, model["name"], place_of_target(row, providers))
 
 
 def view_model(work: Work, row: Row) -> DeclaredModelView:
-    return model_view(row, [view_target(work, each) for each in _targets_of(work, row)])
+    return model_view(row, [view_target(work, each) for each in targets_of(work, row)])
 
 
-def _targets_of(work: Work, model: Row) -> list[Row]:
-    here = t.targets.c.model_id == model["id"]
-    return work.rows(sa.select(t.targets).where(here).order_by(t.targets.c.position, t.targets.c.created_at_ms))
-
-
-def _provider_of(work: Work, entry: TargetEntry) -> Row:
+def _place_of(work: Work, entry: TargetEntry) -> tuple[sa.Table, dict[str, Any]]:
+    """The table for a target, and the columns of it that say where it is. Raises 400, 404 (provider)."""
     if wrong := entry.check():
         member, message = next(iter(wrong.items()))
         raise invalid(member, message)
-    return work.find(t.providers, "provider", entry.provider)
+    if entry.node:
+        return t.node_targets, {"node": entry.node, "upstream_model": entry.upstream_model}
+    provider = work.find(t.providers, "provider", entry.provider)
+    return t.targets, {"provider_id": provider["id"], "upstream_model": entry.upstream_model}
 
 
 def _target_members(work: Work, entry: TargetEntry) -> dict[str, Any]:
-    return {
+    shares = {"weight": entry.weight, "priority": entry.priority}
+    if entry.node:
+        return shares
+    return shares | {
         "price": _price_text(work, entry.price),
         "capabilities": msgspec.json.encode(entry.capabilities or DEFAULT_CAPABILITIES).decode(),
         "context_tokens": entry.context_tokens,
-        "weight": entry.weight,
-        "priority": entry.priority,
         "slots": entry.slots,
     }
 

@@ -13,15 +13,18 @@ import sqlalchemy as sa
 
 from potluck.admin.errors import OperationError, conflict, invalid
 from potluck.admin.first_start import LOCAL_MODEL
+from potluck.admin.operations.target_rows import ALL_TARGETS, place_of_target
 from potluck.admin.operations.work import Work
 from potluck.catalog import catalog
 from potluck.config.forms import near
 from potluck.config.routing import KINDS
+from potluck.model.node import NODE_PREFIX, Offer
 from potluck.model.resources import RouteConstraints, RouteMatch
 from potluck.store import tables as t
 
 _TEXTS = msgspec.json.Decoder(tuple[str, ...])
 _MATCH = msgspec.json.Decoder(RouteMatch)
+_OFFER = msgspec.json.Decoder(Offer)
 _CONSTRAINTS = msgspec.json.Decoder(RouteConstraints)
 MOST_NAMED = 12
 """how many names a message lists when none is near"""
@@ -57,7 +60,7 @@ class PublicNames:
     """What the names of the work's organisation are and lead to, as the store has it now."""
 
     def __init__(self, work: Work) -> None:
-        def all_of(table: sa.Table) -> list[sa.RowMapping]:
+        def all_of(table: sa.Table | sa.Subquery) -> list[sa.RowMapping]:
             mine = table.c.organisation_id == work.organisation_id
             return work.rows(sa.select(table).where(mine).order_by(table.c.created_at_ms, table.c.id))
 
@@ -72,8 +75,9 @@ class PublicNames:
         providers = all_of(t.providers)
         self.providers = {str(row["name"]): str(row["base_url"]) for row in providers}
         names = {row["id"]: row["name"] for row in providers}
-        self.targets = {f"{names[row['provider_id']]}/{row['upstream_model']}" for row in all_of(t.targets)}
+        self.targets = {f"{place_of_target(row, names)}/{row['upstream_model']}" for row in all_of(ALL_TARGETS)}
         """declared ones"""
+        self.nodes = {str(row["name"]): row for row in all_of(t.nodes) if row["revoked_at_ms"] is None}
         self.projects = {str(row["name"]) for row in all_of(t.projects)}
         self.keys = {str(row["name"]) for row in all_of(t.api_keys) if row["revoked_at_ms"] is None}
 
@@ -84,10 +88,16 @@ class PublicNames:
 
     @cached_property
     def offered(self) -> set[str]:
-        """What providers have by their own list or the catalogue, and the built-in model."""
+        """What providers have by their own list or the catalogue, own nodes offer, and the built-in model."""
         listed = {name for names in self.listed.values() for name in names}
         known = {name for base_url in self.providers.values() for name in catalog().models_of(base_url)}
-        return listed | known | {LOCAL_MODEL}
+        on_nodes = {
+            model.name
+            for row in self.nodes.values()
+            if row["state"] == "approved" and not row["community"]
+            for model in _OFFER.decode(row["offer"]).models
+        }
+        return listed | known | on_nodes | {LOCAL_MODEL}
 
     @cached_property
     def listed(self) -> dict[str, set[str]]:
@@ -117,6 +127,8 @@ class PublicNames:
 
     def _leads(self, mention: Mention) -> bool:
         name = mention.name
+        if self.to_come(name):
+            return False
         match mention.member:
             case "fallback":
                 return not self.astray(name)
@@ -130,17 +142,26 @@ class PublicNames:
                 return not self.foreign(name)
 
     def pins(self, name: str) -> bool:
-        """Whether it reads as `provider/model` of a provider that there is."""
-        provider, _, upstream_model = name.partition("/")
-        return bool(upstream_model) and provider in self.providers
+        """Whether it reads as `provider/model` of a provider or node that there is."""
+        place, _, upstream_model = name.partition("/")
+        known = self.nodes if place.startswith(NODE_PREFIX) else self.providers
+        return bool(upstream_model) and place.removeprefix(NODE_PREFIX) in known
+
+    def to_come(self, name: str) -> str:
+        """Why a target or node by that name means nothing now, and may later; an empty text: it means something."""
+        place = name.partition("/")[0]
+        node = place.removeprefix(NODE_PREFIX)
+        if "*" in name or node == place or node in self.nodes:
+            return ""
+        return f"no node {node!r} has enrolled{nearest(node, self.nodes)}"
 
     def foreign(self, entry: str) -> str:
         """Why an entry of `only` or `ignore` means no target; an empty text when it means some."""
         if "*" in entry or entry in KINDS or entry in self.providers:
             return ""
         provider, _, upstream_model = entry.partition("/")
-        if provider.startswith("node:"):
-            return "nodes are not in this version of Potluck yet: remove it, or write a pattern such as node:*"
+        if provider.startswith(NODE_PREFIX):
+            return ""  # a node may come later
         if self.pins(entry):
             # one that has not named its models yet may have any
             known = self.listed.get(provider, set())
@@ -174,8 +195,8 @@ class PublicNames:
         if "*" in fallback or fallback in self.declared:
             return ""
         provider, _, upstream_model = fallback.partition("/")
-        if provider.startswith("node:"):
-            return "nodes are not in this version of Potluck yet: remove it, or write a pattern such as node:*"
+        if provider.startswith(NODE_PREFIX) and upstream_model:
+            return ""  # a node may come later
         if self.pins(fallback) or fallback in self.offered:
             return ""
         if fallback in self.routes:
@@ -246,14 +267,15 @@ def check_filters(work: Work, member: str, entries: Iterable[str]) -> None:
 
 
 def check_aliases(work: Work, aliases: Iterable[str]) -> None:
-    """Raises 409 for an alias that would hide a pin: `provider/model` of a provider that there is."""
+    """Raises 409 for an alias that would hide a pin: `provider/model` of a provider that there is, or of any node."""
     if not (wanted := [each for each in aliases if "/" in each]):
         return
     providers = PublicNames(work).providers
     for alias in wanted:
         provider = alias.partition("/")[0]
-        if provider in providers:
-            detail = f"the alias {alias!r} would hide that model of provider {provider!r}: choose another"
+        if provider in providers or provider.startswith(NODE_PREFIX):
+            what = f"provider {provider!r}" if provider in providers else "a node"
+            detail = f"the alias {alias!r} would hide that model of {what}: choose another"
             raise OperationError(409, "conflict", detail, where="aliases")
 
 

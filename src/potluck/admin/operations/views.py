@@ -17,6 +17,7 @@ from potluck.config.routing import (
     RouteEntry,
     RouteTimeoutsEntry,
 )
+from potluck.model.node import OwnDevices
 from potluck.model.price import Price
 from potluck.model.resources import (
     Affinity,
@@ -59,6 +60,8 @@ class KeyView(msgspec.Struct, frozen=True, kw_only=True):
     hint: str
     models: list[str]
     tags: list[str]
+    own_device_priority: OwnDevices
+    """its project's nodes and the organisation's own: `own_first` before all other targets, `own_only` nothing else"""
     status: Literal["active", "expired", "revoked"]
     expires_at_ms: int | None
     revoked_at_ms: int | None
@@ -123,24 +126,28 @@ class ProviderView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TargetView(msgspec.Struct, frozen=True, kw_only=True):
-    """One place of a declared model. `price` is what was written for this very target, if anything was."""
+    """One place of a declared model, or its places on nodes of a name or pattern. `price` is what was written for this
+    very target, if anything was; those on nodes cost what each node does."""
 
     id: str
     model: str
     model_id: str
     target: str
     provider: str
-    provider_id: str
+    """`node:NAME`, or a pattern, of those on nodes"""
+    provider_id: str | None
+    """null: it is on nodes"""
     upstream_model: str
     position: int
     price: PriceEntry | None
     capabilities: list[Capability]
+    """empty on nodes: what each says"""
     context_tokens: int | None
     weight: int
     priority: int | None
     """its tier under the strategy `priority`; null: its position"""
     slots: int | None
-    """requests at once that it serves well; null: its provider's `max_connections`"""
+    """requests at once that it serves well; null: its provider's `max_connections`, or its node's own"""
     origin: Origin
     created_at_ms: int
 
@@ -221,6 +228,7 @@ def _key_members(row: Row, project: str, now_ms: int) -> dict[str, Any]:
         project=project,
         models=_STRINGS.decode(row["models"]),
         tags=_STRINGS.decode(row["tags"]),
+        own_device_priority=row["own_devices"],
         status="revoked" if row["revoked_at_ms"] is not None else "expired" if expired else "active",
         previous_until_ms=row["previous_until_ms"] if overlaps else None,
     )

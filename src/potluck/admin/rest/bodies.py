@@ -17,6 +17,7 @@ from potluck.config.routing import (
     Share,
     Tolerance,
 )
+from potluck.model.node import OwnDevices
 from potluck.model.resources import AssistantPrefix, Capability, DataClass, Dialect, OnHangup, Strategy
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -49,6 +50,7 @@ class MakeKey(Body, frozen=True, kw_only=True):
     """model names it may use; empty: all"""
     tags: Tags = ()
     expires_at_ms: Moment | None = None
+    own_device_priority: OwnDevices = "off"
 
 
 class ChangeKey(Body, frozen=True, kw_only=True):
@@ -57,6 +59,7 @@ class ChangeKey(Body, frozen=True, kw_only=True):
     models: Models | Unset = UNSET
     tags: Tags | Unset = UNSET
     expires_at_ms: Moment | Unset | None = UNSET
+    own_device_priority: OwnDevices | Unset = UNSET
 
 
 class RotateKey(Body, frozen=True, kw_only=True):
@@ -153,7 +156,8 @@ class ChangeModel(Body, frozen=True, kw_only=True):
 
 
 class MakeTarget(TargetEntry, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`target`: `provider/upstream-model`. Without `position` it comes last."""
+    """`target`: `provider/upstream-model`, `node:NAME/upstream-model` or `node:*/upstream-model`. Without `position` it
+    comes last."""
 
     model: ModelName
     position: Position | None = None

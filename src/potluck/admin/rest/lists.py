@@ -45,7 +45,7 @@ class Listed(msgspec.Struct, Generic[T], frozen=True):
 
 def list_page(
     work: Work,
-    table: sa.Table,
+    table: sa.Table | sa.Subquery,
     view: Callable[[Row], T],
     limit: int,
     cursor: str | None,

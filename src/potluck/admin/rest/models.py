@@ -6,6 +6,7 @@ from litestar import Router, delete, get, patch, post
 from litestar.params import FromPath, JSONBody, QueryParameter
 
 from potluck.admin.operations import models
+from potluck.admin.operations.target_rows import ALL_TARGETS
 from potluck.admin.operations.views import DeclaredModelView, PriceView, TargetView, price_view
 from potluck.admin.operations.work import Work
 from potluck.admin.rest.auth import AdminRequest, FromGateway, idempotency_of
@@ -66,13 +67,13 @@ async def list_targets(
     limit: Limit = DEFAULT_LIMIT,
     cursor: Cursor = None,
 ) -> Listed[TargetView]:
-    """List the targets of declared models."""
+    """List the targets of declared models, those at providers and those on nodes."""
 
     def look(work: Work) -> Listed[TargetView]:
         where = []
         if model is not None:
-            where.append(t.targets.c.model_id == work.find(t.models, "model", model)["id"])
-        return list_page(work, t.targets, lambda row: models.view_target(work, row), limit, cursor, *where)
+            where.append(ALL_TARGETS.c.model_id == work.find(t.models, "model", model)["id"])
+        return list_page(work, ALL_TARGETS, lambda row: models.view_target(work, row), limit, cursor, *where)
 
     return await control.see(request.user, look)
 

@@ -8,6 +8,9 @@ from potluck.cli.output import when
 from potluck.cli.session import Group, Session, current
 from potluck.cli.times import length_s, moment_ms
 
+OWN_DEVICES = ("off", "own_first", "own_only")
+OWN_DEVICES_HELP = "The project's and the organisation's own nodes: own_first before others, own_only nothing else."
+
 
 @click.group(cls=Group)
 def key() -> None:
@@ -20,7 +23,15 @@ def key() -> None:
 @click.option("--model", "models", multiple=True, help="A model it may use; several times for more. Default: all.")
 @click.option("--tag", "tags", multiple=True, help="A tag for reports; several times for more.")
 @click.option("--expires", metavar="WHEN", help="When it ends: 30d, 12h, 2030-01-31. Default: never.")
-def create(name: str, project: str | None, models: tuple[str, ...], tags: tuple[str, ...], expires: str | None) -> None:
+@click.option("--own-devices", type=click.Choice(OWN_DEVICES), help=OWN_DEVICES_HELP)
+def create(
+    name: str,
+    project: str | None,
+    models: tuple[str, ...],
+    tags: tuple[str, ...],
+    expires: str | None,
+    own_devices: str | None,
+) -> None:
     """Make a key and print its secret, once."""
     session = current()
     body: dict[str, Any] = {"name": name}
@@ -32,6 +43,8 @@ def create(name: str, project: str | None, models: tuple[str, ...], tags: tuple[
         body["tags"] = list(tags)
     if expires:
         body["expires_at_ms"] = moment_ms(expires, ahead=True)
+    if own_devices:
+        body["own_device_priority"] = own_devices
     made = session.gateway.post("/keys", body)
     _print_secret(session, made, f"API key {made['name']} ({made['id']}), shown this once:")
 
@@ -72,6 +85,7 @@ def show(ref: str) -> None:
             ("project", found["project"]),
             ("models", found["models"] or "all"),
             ("tags", found["tags"]),
+            ("own devices", found["own_device_priority"]),
             ("created", when(found["created_at_ms"])),
             ("last used", when(found["last_used_at_ms"]) or "never"),
             ("expires", when(found["expires_at_ms"])),
@@ -80,6 +94,23 @@ def show(ref: str) -> None:
             ("from", "configuration file" if found["origin"] == "file" else None),
         ]
     )
+
+
+@key.command("own-devices")
+@click.argument("ref", metavar="KEY")
+@click.argument("priority", type=click.Choice(OWN_DEVICES))
+def own_devices(ref: str, priority: str) -> None:
+    """Set what a key does about its own devices: off like other targets, own_first before them, own_only nothing else.
+
+    Its own devices are the nodes of its project, and those of the whole organisation.
+    """
+    session = current()
+    body = {"own_device_priority": priority}
+    changed = session.gateway.patch(session.gateway.path_of("/keys", ref), body)
+    if session.json:
+        session.output.data(changed)
+    else:
+        session.output.line(f"API key {changed['name']}: own devices {changed['own_device_priority']}")
 
 
 @key.command()

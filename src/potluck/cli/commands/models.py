@@ -135,7 +135,13 @@ def show(name: str) -> None:
 
 @model.command()
 @click.argument("name")
-@click.option("--target", "targets", multiple=True, required=True, help="provider/upstream-model; several, in order.")
+@click.option(
+    "--target",
+    "targets",
+    multiple=True,
+    required=True,
+    help="provider/upstream-model, node:NAME/model or 'node:*/model'; several, in order.",
+)
 @click.option("--alias", "aliases", multiple=True, help="Another name for it; several times for more.")
 @click.option("--placement", type=click.Choice(["any", "own"]), help="own: never leaves own infrastructure.")
 def create(name: str, targets: tuple[str, ...], aliases: tuple[str, ...], placement: str | None) -> None:
@@ -279,7 +285,7 @@ def _usable(card: dict[str, Any]) -> list[dict[str, Any]]:
 def _entry(target: dict[str, Any]) -> dict[str, Any]:
     """A target as it was read, as it is written."""
     members = ("target", "price", "capabilities", "context_tokens", "weight", "priority", "slots")
-    return {member: target[member] for member in members}
+    return {member: target[member] for member in members if target[member] not in (None, [])}
 
 
 def _check_has(ref: str, what: str, named: tuple[str, ...], have: list[str]) -> None:
