@@ -17,7 +17,7 @@ from potluck.model.secret import Secret
 
 Potluck = Callable[..., Any]
 
-NOT_YET = {"limit", "budget", "cache", "compare", "audit", "node", "nodes", "ledger", "smoke"}
+NOT_YET = {"limit", "budget", "cache", "compare", "audit", "ledger", "smoke"}
 
 
 def commands() -> list[tuple[str, click.Command]]:
