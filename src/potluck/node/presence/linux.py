@@ -22,7 +22,7 @@ from potluck.node.presence.x11 import X11Idle
 from potluck.node.programs import Run, output_of
 
 ASK_S = 1.0
-LOGIND_EVERY_S = 5.0
+LOGIND_EVERY_S = 8.0
 DESKTOP_EVERY_S = 1.0
 _LIST = ("loginctl", "list-sessions", "--no-legend")
 _FIELDS = ("Id", "Class", "Type", "State", "IdleHint", "IdleSinceHintMonotonic", "LockedHint", "TTY")
