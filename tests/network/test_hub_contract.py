@@ -130,7 +130,8 @@ async def test_pause_holds_the_node_back_and_resume_goes_on(tmp_path: Path):
         await gateway.until(lambda: sink.chunks)
         call.pause()
         before_bytes = len(sink.body)
-        await gateway.until(lambda: node.running[0].job.full)
+        job = next(iter(gateway.links.nodes[node.identity.node].calls))
+        await gateway.until(lambda: job.in_received == job.in_limit)
         held_bytes = len(sink.body)
         assert held_bytes - before_bytes <= WINDOW_BYTES
         await asyncio.sleep(0.1)
