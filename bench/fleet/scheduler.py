@@ -11,7 +11,8 @@ from potluck.model.usage import ErrorClass
 from potluck.policy.breaker import BUCKET_S, Breaker
 from potluck.policy.fleet_selection import pick_of
 from potluck.policy.machine_cost import Ask
-from potluck.policy.machines import Machine, Peers, Work
+from potluck.policy.machine_groups import Host, Peers
+from potluck.policy.machines import Machine, Work
 from potluck.policy.retry import Random, Spent
 from potluck.policy.selection import Wish
 from potluck.policy.standing import Option, Standing
@@ -23,9 +24,9 @@ STRATEGY: Strategy = "cheapest"
 class Place:
     """One model on one machine."""
 
-    def __init__(self, box: str, model: str, peers: Peers, now: float) -> None:
+    def __init__(self, box: str, model: str, peers: Peers, host: Host, now: float) -> None:
         self.box = box
-        self.machine = Machine(peers)
+        self.machine = Machine(peers, host)
         standing = Standing()
         standing.machine = self.machine
         self.option = Option(standing, f"{box}/{model}", own=True, cost=0.0)
@@ -37,8 +38,9 @@ class Potluck:
 
     def __init__(self, random: Random, deadline_s: float) -> None:
         """`deadline_s`: of a request."""
-        self._random = random
+        self.random = random
         self._deadline_s = deadline_s
+        self._hosts: dict[str, Host] = {}
         self._peers: dict[str, Peers] = {}
         self._places: dict[tuple[str, str], Place] = {}
         """by machine and model"""
@@ -48,9 +50,10 @@ class Potluck:
         self._ticked_s = 0.0
 
     def joined(self, box: str, models: tuple[str, ...], now: float) -> None:
+        host = self._hosts.setdefault(box, Host())
         for model in models:
             if (box, model) not in self._places:
-                self._places[box, model] = Place(box, model, self._peers.setdefault(model, Peers()), now)
+                self._places[box, model] = Place(box, model, self._peers.setdefault(model, Peers()), host, now)
 
     def away(self, box: str, reason: str, now: float) -> None:
         self._away[box] = reason
@@ -89,7 +92,7 @@ class Potluck:
             return None
         options = [place.option for place in places]
         wish = Wish(stream=True, output_tokens=ask.output_tokens, now=now, ask=ask)
-        return places[pick_of(STRATEGY, options)(options, wish, self._random)].box
+        return places[pick_of(STRATEGY, options)(options, wish, self.random)].box
 
     def begin(self, box: str, prompt: Prompt, now: float) -> "PotluckCall":
         place, (ask, spent) = self._places[box, prompt.model], self._asked[prompt.number]
@@ -100,10 +103,6 @@ class Potluck:
 
     def answered(self, number: int) -> None:
         del self._asked[number]
-
-    @property
-    def random(self) -> Random:
-        return self._random
 
     def _tick(self, now: float) -> None:
         if now - self._ticked_s >= BUCKET_S:
