@@ -34,7 +34,7 @@ class PlannedTarget(msgspec.Struct, frozen=True, omit_defaults=True):
     of: str = ""
     """what the group is: `model`, `fallback gpt-4o-mini`"""
     state: str = ""
-    """`closed`, `half_open`, `open` (tried after all others), `parked`, `dead` (not tried)"""
+    """`closed`, `half_open`, `open` (tried after all others), `parked`, `dead`, `away` (not tried)"""
     reason: str = ""
     """why the state is not `closed`"""
     score: float | None = None

@@ -7,7 +7,12 @@ from typing import Any
 import httpx
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from potluck.admin.operations import nodes
+from potluck.admin.operations.work import Actor
+from potluck.model.node import Offer, OfferedModel
 from potluck.wire.link_messages import signed
+
+PATHS = ("/v1/chat/completions", "/v1/completions")
 
 
 def text(raw: bytes) -> str:
@@ -78,4 +83,14 @@ async def joined(api: httpx.AsyncClient, name: str = "lab-1", **terms: Any) -> M
     machine = Machine()
     answer = await machine.joins(api, await token(api, **terms), name)
     assert answer.status_code == 201, answer.text
+    return machine
+
+
+async def offering(gateway: Any, api: httpx.AsyncClient, name: str, *models: str) -> Machine:
+    """A machine that has enrolled and announced these models."""
+    machine = await joined(api, name)
+    actor = Actor(machine.node, name, gateway.actor.organisation_id, role="node")
+    offered = tuple(OfferedModel("e", model, ("chat",), PATHS) for model in models)
+    offer = Offer(models=offered, engines=(("e", "ollama", "1"),), slots=2)
+    await gateway.control.do(actor, lambda work: nodes.store_offer(work, machine.node, offer, "potluck/0"))
     return machine

@@ -4,21 +4,12 @@ from typing import Any
 
 import httpx
 import pytest
-from joining import Machine, joined
-
-from potluck.admin.operations import nodes
-from potluck.admin.operations.work import Actor
-from potluck.model.node import Offer, OfferedModel
-
-PATHS = ("/v1/chat/completions", "/v1/completions")
+from joining import Machine, offering
 
 
 async def lab(gateway: Any, api: httpx.AsyncClient, name: str = "lab-1") -> Machine:
     """An approved node that offers `q:7b`."""
-    machine: Machine = await joined(api, name=name)
-    actor = Actor(machine.node, name, gateway.actor.organisation_id, role="node")
-    offer = Offer(models=(OfferedModel("e", "q:7b", ("chat",), PATHS),), engines=(("e", "ollama", "1"),), slots=2)
-    await gateway.control.do(actor, lambda work: nodes.store_offer(work, machine.node, offer, "potluck/0"))
+    machine: Machine = await offering(gateway, api, name, "q:7b")
     return machine
 
 

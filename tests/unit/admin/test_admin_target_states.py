@@ -5,6 +5,7 @@ from typing import Any
 import httpx
 import pytest
 import sqlalchemy as sa
+from joining import offering
 
 from potluck.admin.app import Deps, create_app
 from potluck.identity.keys import new_secret
@@ -201,3 +202,28 @@ async def test_what_cannot_be_explained_is_said(live: Live) -> None:
         answer = await api.post("/routes/explain", json={"model": "small"})
         assert (answer.status_code, answer.json()["where"]) == (404, "key")
         assert "has no live API key" in answer.json()["detail"]
+
+
+async def test_nodes_that_are_away_say_why(live: Live) -> None:
+    """Listed with the reason, out of the order of an explanation, and nothing is held against them that one clears."""
+    async with live.gateway.client() as api:
+        await offering(live.gateway, api, "lab-1", "small")
+    async with live.client() as api:
+        body = {"name": "both", "targets": [{"target": "node:*/small"}, {"target": "lab/big"}]}
+        assert (await api.post("/models", json=body)).status_code == 201
+        lane = live.registry.lane(live.targets("both")[0])
+        live.registry.set_away(lane.node_id, "paused: the owner is here")
+        (state,) = (await api.get("/target-states", params={"target": "node:lab-1/small"})).json()["data"]
+        assert (state["state"], state["reason"]) == ("away", "away: paused: the owner is here")
+        told = (await api.post("/routes/explain", json={"model": "both"})).json()
+        assert told["order"] == ["lab/big"]
+        assert ("node:lab-1/small", "away", "away: paused: the owner is here") in [
+            (each["target"], each.get("state"), each.get("reason")) for each in told["plan"]["targets"]
+        ]
+        told = (await api.post("/routes/explain", json={"model": "node:lab-1/small"})).json()
+        assert told["refused"]["status"] == 503
+        assert "paused: the owner is here" in told["refused"]["message"]
+        assert (await api.post("/target-states/clear", json={"target": "node:lab-1/small"})).json() == {"cleared": 0}
+        live.registry.set_away(lane.node_id, "")
+        told = (await api.post("/routes/explain", json={"model": "both"})).json()
+        assert told["order"] == ["node:lab-1/small", "lab/big"]

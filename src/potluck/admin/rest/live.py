@@ -21,6 +21,7 @@ from potluck.admin.rest.deps import Deps
 from potluck.admin.rest.lists import Listed
 from potluck.admin.rest.problems import described
 from potluck.config.forms import ModelName
+from potluck.model.node import NODE_PREFIX
 from potluck.model.resources import Capability
 from potluck.model.snapshot import CompiledKey, Snapshot
 from potluck.proxy import routing
@@ -77,7 +78,8 @@ class TargetState(msgspec.Struct, frozen=True, kw_only=True):
     credential_id: str | None
     credential: str
     state: State
-    """`closed`: used; `half_open`: the next call is a probe; `open`: called after all others; `parked`, `dead`: not"""
+    """`closed`: used; `half_open`: the next call is a probe; `open`: called after all others; `parked`, `dead`: not;
+    `away`: on a node that takes no calls now"""
     reason: str
     """why it is not `closed`"""
     retry_in_s: float
@@ -139,7 +141,7 @@ async def clear_target_states(request: AdminRequest, control: FromGateway, data:
         if ids is None:
             raise not_found("credential", data.credential)
         lanes = [lane for lane in lanes if lane.credential_id in ids]
-    doomed = {lane for lane in lanes if lane.troubled and data.target in (None, lane.target)}
+    doomed = {lane for lane in lanes if lane.held and data.target in (None, lane.target)}
 
     def note(work: Work) -> Cleared:
         work.audit("target.clear", "", data.target or "*", credential=data.credential, cleared=len(doomed))
@@ -157,7 +159,7 @@ def _router(request: AdminRequest) -> routing.Router:
 
 
 async def _lanes(request: AdminRequest, control: Control) -> list[Lane]:
-    """Lanes of the caller's own providers that are still configured."""
+    """Lanes of the caller's own providers and nodes that are still configured."""
     actor: Actor = request.user
     providers = await control.see(actor, _providers)
     lanes = await asyncio.to_thread(_router(request).registry.lanes_of, control.snapshots.current)
@@ -165,8 +167,12 @@ async def _lanes(request: AdminRequest, control: Control) -> list[Lane]:
 
 
 def _providers(work: Work) -> set[str]:
-    mine = t.providers.c.organisation_id == work.organisation_id
-    return {str(row["name"]) for row in work.rows(sa.select(t.providers.c.name).where(mine))}
+    """Names of providers, and of nodes as they stand among them."""
+    providers, nodes = t.providers.c, t.nodes.c
+    own = sa.select(providers.name).where(providers.organisation_id == work.organisation_id)
+    enrolled = nodes.organisation_id == work.organisation_id, nodes.revoked_at_ms.is_(None)
+    names = {str(row["name"]) for row in work.rows(own)}
+    return names | {NODE_PREFIX + row["name"] for row in work.rows(sa.select(nodes.name).where(*enrolled))}
 
 
 def _credentials(work: Work) -> dict[str, set[str]]:

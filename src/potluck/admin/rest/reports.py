@@ -21,6 +21,7 @@ from potluck.admin.rest.lists import DEFAULT_LIMIT, Cursor, Limit, Listed, not_o
 from potluck.admin.rest.problems import described
 from potluck.config.document import PriceEntry
 from potluck.ledger import reports
+from potluck.model.node import NODE_PREFIX
 from potluck.model.resources import Capability
 from potluck.model.snapshot import CompiledModel, CompiledTarget
 from potluck.store import tables as t
@@ -95,7 +96,7 @@ async def usage(
     request: AdminRequest,
     control: FromGateway,
     by: Annotated[
-        str, QueryParameter(description="model, route, target, provider, project, key, user, day, …")
+        str, QueryParameter(description="model, route, target, provider, node, project, key, user, day")
     ] = "model",
     since: Since = None,
     since_ms: SinceMs = None,
@@ -109,6 +110,9 @@ async def usage(
     rows: list[dict[str, Any]] = report["data"]
     if by in NAMED:
         names = await _names(control, request.user, NAMED[by])
+        if by == "provider":
+            nodes = await _names(control, request.user, t.nodes)
+            names |= {node_id: NODE_PREFIX + name for node_id, name in nodes.items()}
         rows = [{**row, by: names.get(row[by], row[by]), f"{by}_id": row[by]} for row in rows]
     return UsageReport(rows, report["total"])
 

@@ -7,7 +7,7 @@ import click
 
 from potluck.cli.session import Group, Session, current
 
-BEST_FIRST = ("closed", "half_open", "open", "parked", "dead")
+BEST_FIRST = ("closed", "half_open", "open", "parked", "dead", "away")
 """what `state` may be"""
 
 
