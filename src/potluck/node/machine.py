@@ -1,7 +1,7 @@
 """This machine as the rules see it, and giving it back to its owner (`agent.Machine`).
 
 Rules of this file
-- What can hang is asked in threads of its own (`sampling`), and only while a setting needs it.
+- What can hang is asked in threads of its own (`sampling`); who is there only when a setting needs it.
 - Use of the engines by others, and which models this node had loaded, are told of each change of our own calls.
 """
 
@@ -11,8 +11,10 @@ import logging
 import time
 from zoneinfo import ZoneInfo
 
+from potluck.engines.asking import is_loopback
 from potluck.node.engines_use import LocalUse
 from potluck.node.facts import Facts, Hardware, Reading
+from potluck.node.hardware import HardwareProbe
 from potluck.node.home import Home
 from potluck.node.jobs import Jobs
 from potluck.node.offers import Offers
@@ -25,6 +27,10 @@ from potluck.node.unloading import Claims, unload
 
 PRESENCE_EVERY_S = 1.0
 PRESENCE_STALE_S = 10.0
+HARDWARE_EVERY_S = 2.0
+HARDWARE_STALE_S = 15.0
+SCHEDULE_STALE_S = 600.0
+"""after which the clock may have been set"""
 _LOGGER = logging.getLogger("potluck.node")
 
 
@@ -35,15 +41,19 @@ class OwnMachine:
         self._home = home
         self._use = LocalUse()
         self._claims = Claims()
+        self._probe = HardwareProbe()
+        self._hardware: Sampler[Hardware] | None = None
         self._presence: Sampler[Reading] | None = None
         self._reports: Reports | None = None
         self._listening: asyncio.DatagramTransport | None = None
         self._windows: tuple[tuple[str, ...], str] = ((), "")
         self._span = Span(False)
+        self._span_at_s = float("-inf")
 
     def note(self, offers: Offers, jobs: Jobs) -> None:
         """Our calls, or what the engines say of themselves, may be others than before."""
         now = time.monotonic()
+        self._probe.calling = bool(jobs.running)
         for id_ in offers.offered:
             watch = offers.watch_of(id_)
             if watch is not None:
@@ -56,9 +66,11 @@ class OwnMachine:
         now = time.monotonic()
         self._use.forget(offers.offered)
         span = self._schedule(settings)
-        left_s = None if span.until is None else max((span.until - _now(settings)).total_seconds(), 0.0)
+        left_s = None if span.until is None else max(span.until.timestamp() - time.time(), 0.0)
         seen = await self._seen(settings) if "idle" in settings.mode else Reading()
-        return Facts(seen, Hardware(), self._use.ago_s(now), span.is_open, left_s)
+        hardware = self._measured(offers)
+        self._use.note_work(hardware.cpu_engines, now)
+        return Facts(seen, hardware, self._use.ago_s(now), span.is_open, left_s)
 
     async def free(self, settings: NodeSettings, offers: Offers) -> list[str]:
         """Unload what this node had loaded, or all where the engines are ours; what is still there then."""
@@ -76,8 +88,9 @@ class OwnMachine:
 
     async def close(self) -> None:
         """Ask nothing any more."""
-        if self._presence is not None:
-            self._presence.stop()
+        for sampler in (self._presence, self._hardware):
+            if sampler is not None:
+                sampler.stop()
         if self._listening is not None:
             self._listening.close()
 
@@ -85,11 +98,21 @@ class OwnMachine:
         if not settings.schedule:
             return Span(False)
         now = _now(settings)
-        asked = (settings.schedule, settings.timezone)
-        if asked != self._windows or self._span.until is None or now >= self._span.until:
-            self._windows = asked
+        asked, at_s = (settings.schedule, settings.timezone), time.monotonic()
+        is_over = self._span.until is not None and time.time() >= self._span.until.timestamp()
+        if asked != self._windows or is_over or at_s - self._span_at_s > SCHEDULE_STALE_S:
+            self._windows, self._span_at_s = asked, at_s
             self._span = span_at([parse_window(each) for each in settings.schedule], now)
         return self._span
+
+    def _measured(self, offers: Offers) -> Hardware:
+        """Of engines on other machines nothing is measured here."""
+        watches = [watch for watch in map(offers.watch_of, offers.offered) if watch is not None]
+        self._probe.ports = frozenset(watch.place.port for watch in watches if is_loopback(watch.place.host))
+        if self._hardware is None:
+            self._hardware = Sampler(self._probe.read, HARDWARE_EVERY_S, HARDWARE_STALE_S)
+            self._hardware.start()
+        return self._hardware.latest() or Hardware()
 
     async def _seen(self, settings: NodeSettings) -> Reading:
         if self._presence is None:
@@ -107,4 +130,5 @@ class OwnMachine:
 
 
 def _now(settings: NodeSettings) -> dt.datetime:
-    return dt.datetime.now(ZoneInfo(settings.timezone)) if settings.timezone else dt.datetime.now().astimezone()
+    """By the clock of the owner's zone; without a zone by the machine's own, which changes with summer time too."""
+    return dt.datetime.now(ZoneInfo(settings.timezone) if settings.timezone else None)

@@ -68,8 +68,8 @@ def parse_window(text: str) -> Window:
 def span_at(windows: Sequence[Window], now: datetime) -> Span:
     """Whether one of `windows` is open at `now`, and the first whole minute at which that is different.
 
-    `now` carries the zone whose clock counts. Costs up to a few ms where the next change is days away: keep the answer
-    until it is over.
+    `now` carries the zone whose clock counts; without one it is the machine's own clock, as is the answer. Costs up to
+    some ms where the next change is days away: keep the answer until it is over.
     """
     is_open = _is_open(windows, now)
     zone = now.tzinfo

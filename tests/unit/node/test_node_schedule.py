@@ -1,5 +1,6 @@
 """Weekly windows: what is written, what is open, and how long, also when the clocks change."""
 
+import time
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
@@ -69,6 +70,20 @@ def test_an_hour_that_is_skipped_is_never_inside() -> None:
     """A window inside the skipped hour opens on the next day; one that ends there closes when it is skipped."""
     assert span_at([parse_window("02:15-02:45")], at("2026-03-29 01:00")).until == at("2026-03-30 02:15")
     assert span_at([parse_window("01:00-02:30")], at("2026-03-29 01:30")).until == at("2026-03-29 03:00")
+
+
+def test_the_machines_own_clock_changes_with_summer_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A moment without a zone is by the machine's clock, also over the change in March."""
+    monkeypatch.setenv("TZ", "Europe/Berlin")
+    time.tzset()
+    try:
+        now = datetime(2026, 3, 29)  # noqa: DTZ001 - what is tested
+        span = span_at([parse_window("daily 00:00-07:00")], now)
+        assert span.until is not None
+        assert span.until.timestamp() - now.timestamp() == 6 * 3600
+    finally:
+        monkeypatch.undo()
+        time.tzset()
 
 
 windows = st.lists(
