@@ -39,6 +39,7 @@ class Option:
         own: bool = False,
         slots: int = 1024,
         cost: float = float("inf"),
+        exposure: float = 1.0,
     ) -> None:
         self.standing = standing
         self.name = name
@@ -52,5 +53,5 @@ class Option:
         """concurrent calls that it serves well, 1 or more"""
         self.cost = cost
         """expected nano-USD of one request (`policy.mix`), kept up to date by the pool; `inf`: no price is known"""
-        self.exposure = 1.0
+        self.exposure = exposure
         """of a machine, `MIN_EXPOSURE` to 1: its time counts times this, among those that pass everything else"""
