@@ -108,10 +108,10 @@ def _ask(home: "Home", method: str, path: str, form: dict[str, float] | None = N
         if response.status != 200:
             raise Failure(f"the agent at port {running.port} refuses (HTTP {response.status})")
         found: dict[str, Any] = json.loads(said)
-        return found
+        return found if found["pid"] == running.pid else None  # another agent has its port now
     except ConnectionRefusedError:  # it was killed, and could not clean up
         return None
-    except (OSError, http.client.HTTPException, ValueError) as error:
+    except (OSError, http.client.HTTPException, ValueError, LookupError) as error:
         raise Failure(f"the agent at port {running.port} does not answer: {error}", NO_CONNECTION) from None
     finally:
         connection.close()

@@ -13,6 +13,7 @@ Rules of this file
 """
 
 import asyncio
+import json
 import re
 from collections import Counter
 from collections.abc import Callable
@@ -30,6 +31,7 @@ from potluck.wire.link_jobs import Job
 HELD_BODIES_BYTES: Final = 128 * 1024 * 1024
 CONNECT_S: Final = 5.0
 IDLE_S: Final = 300.0
+SCAN_BYTES: Final = 1024 * 1024  # of a body that is not written compactly, which costs more to look at
 BUSY_RETRY_S: Final = 1.0
 _VALUE: Final = re.compile(r"[\x20-\x7e]{0,1024}")
 _MEMBERS: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
@@ -287,10 +289,18 @@ class Jobs:
 
 
 def names_model(body: bytes, model: str) -> bool:
-    """The body is a JSON object whose one `model`, however it is spelt in case, is this one."""
+    """The body is a JSON object with one `model`, however that is spelt in case, and it is this one.
+
+    Engines read a name that comes twice, or in another case, each in its own way: such a body is not passed on.
+    """
     try:
         members = _MEMBERS.decode(body)
-        named = [name for name in members if name.lower() == "model"]
+        names = list(members)
+        if len(msgspec.json.encode(members)) != len(body):  # white space, escaped names, or a name that comes twice
+            if len(body) > SCAN_BYTES:
+                return False
+            names = [name for name, _ in json.loads(body, object_pairs_hook=list)]
+        named = [name for name in names if name.lower() == "model"]
         return named == ["model"] and _NAME.decode(members["model"]) == model
     except (msgspec.MsgspecError, ValueError, RecursionError):
         return False
@@ -309,7 +319,7 @@ def _asked(engine: Engine, request: m.Open) -> tuple[CompiledTarget, RequestHead
     )
     lines = [f"POST {path} HTTP/1.1", *(f"{name}: {value}" for name, value in fields), "content-length: "]
     head = RequestHead("POST", path, fields, "\r\n".join(lines).encode("latin-1"))
-    timeouts = Timeouts(CONNECT_S, max(request.deadline_s, CONNECT_S), IDLE_S, max(request.deadline_s, CONNECT_S))
+    timeouts = Timeouts(CONNECT_S, request.deadline_s, IDLE_S, request.deadline_s)
     endpoint = Endpoint(engine.id, engine.host, engine.port, engine.tls, timeouts)
     model_json = msgspec.json.encode(request.model)
     target = CompiledTarget(

@@ -1,5 +1,6 @@
 """The agent as plain values, for the page, `status --json` and people. Nothing secret is among them."""
 
+import os
 from typing import Any
 
 from potluck import __version__
@@ -18,6 +19,7 @@ def report(agent: Agent) -> dict[str, Any]:
         "gateway": agent.enrolled.url,
         "organisation": agent.enrolled.organisation,
         "version": __version__,
+        "pid": os.getpid(),
         "state": agent.state,
         "reason": agent.reason,
         "until": None if until is None else round(standing.unix(until)),

@@ -1,0 +1,330 @@
+"""An agent's links and its owner's word, on real sockets: dialling, refusals, drains, pauses, restarts."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from agent_rig import PACE, LinkGateway, StillMachine, enrol, rigged, until
+
+from potluck.conformance.call import Call
+from potluck.conformance.engines import CHAT, FakeEngine
+from potluck.node import dialing
+from potluck.node.agent import Agent
+from potluck.node.home import Home
+from potluck.node.identity import Identity, fresh_key
+from potluck.node.settings import NodeSettings
+from potluck.wire import link_messages as m
+
+
+def asked() -> bytes:
+    return json.dumps({"model": CHAT, "messages": [{"role": "user", "content": "hi"}]}).encode()
+
+
+def owner(engine: FakeEngine, **members: Any) -> NodeSettings:
+    return NodeSettings(engines=(engine.base_url,), discover=False, page_port=0, **members)
+
+
+class Busy:
+    """An engine whose answers wait until they are let go."""
+
+    def __init__(self, engine: FakeEngine) -> None:
+        self.calls = 0
+        self.release = asyncio.Event()
+        engine.script[CHAT] = self._play
+
+    async def _play(self, call: Call) -> None:
+        self.calls += 1
+        await self.release.wait()
+        await call.answer(b"{}")
+
+
+@pytest.fixture
+async def engine() -> AsyncIterator[FakeEngine]:
+    async with FakeEngine("openai-compatible") as found:
+        yield found
+
+
+async def test_two_links_are_dialled_and_dialled_again(engine: FakeEngine, tmp_path: Path) -> None:
+    """Both come up with one start's mark, a cut one comes back, and a request over the other goes on."""
+    async with rigged(tmp_path, owner(engine)) as rig:
+        await rig.ready()
+        one, other = rig.gateway.links
+        assert one.hello is not None
+        assert other.hello is not None
+        assert one.hello.boot == other.hello.boot
+        assert one.hello.nonce != other.hello.nonce
+        busy = Busy(engine)
+        opened = rig.gateway.open(CHAT, asked(), link=other)
+        await until(lambda: busy.calls)
+        one.cut()
+        await until(lambda: one not in rig.gateway.links)
+        await rig.ready()
+        busy.release.set()
+        assert (await opened.over()).end == "ended"
+
+
+async def test_a_gateway_that_comes_back_finds_its_node(engine: FakeEngine, tmp_path: Path) -> None:
+    """The gateway goes without a word and listens again: the links come back by themselves."""
+    async with rigged(tmp_path, owner(engine)) as rig:
+        await rig.ready()
+        await rig.gateway.stop()
+        for link in tuple(rig.gateway.links):
+            link.cut()
+        await until(lambda: rig.agent.state == "joining")
+        assert "does not serve" in rig.agent.reason
+        rig.gateway.table = type(rig.gateway.table)("gateway")
+        await rig.gateway.start_again()
+        await rig.ready()
+        await until(lambda: rig.agent.state == "ready")
+
+
+async def test_a_stopping_gateway_gets_its_nodes_back_over_time(
+    engine: FakeEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`spread_s` decides when the links are dialled anew, not the back-off."""
+    asked_for: list[tuple[float, float]] = []
+    monkeypatch.setattr(dialing.random, "uniform", lambda low, high: asked_for.append((low, high)) or 0.05)  # type: ignore[func-returns-value]
+    async with rigged(tmp_path, owner(engine)) as rig:
+        await rig.ready()
+        for link in tuple(rig.gateway.links):
+            link.core.close("restart", "the gateway restarts", asyncio.get_running_loop().time(), 12.0)
+            link.wake.set()
+        await until(lambda: not rig.agent.links.up)
+        await rig.ready()
+    assert asked_for.count((0, 12.0)) == 2
+
+
+async def test_a_graceful_goodbye_lets_requests_end(engine: FakeEngine, tmp_path: Path) -> None:
+    """A link that takes no more streams stays until its request is over, while another one is dialled for it."""
+    async with rigged(tmp_path, owner(engine, links=1)) as rig:
+        await rig.ready()
+        [old] = rig.gateway.links
+        busy = Busy(engine)
+        opened = rig.gateway.open(CHAT, asked(), link=old)
+        await until(lambda: busy.calls)
+        old.core.goaway("restart", "", 0.1)
+        rig.gateway.pump()
+        await until(lambda: len(rig.gateway.links) == 2)
+        busy.release.set()
+        assert (await opened.over()).end == "ended"
+        await until(lambda: old not in rig.gateway.links)
+        await rig.ready()
+
+
+@pytest.mark.parametrize("code", ["revoked", "clone", "not_approved"])
+async def test_a_refusal_is_shown_and_not_hammered(engine: FakeEngine, tmp_path: Path, code: str) -> None:
+    """A gateway that says no is asked once; what it said is the reason, and a changed network changes nothing."""
+    gateway = LinkGateway()
+    gateway.refuses = (code, "no")
+    async with rigged(tmp_path, owner(engine), gateway=gateway) as rig:
+        await until(lambda: rig.agent.links.slots[0].next_try)
+        rig.agent.links.slots[0].hurry()
+        for _ in range(50):  # turns of the loop: what hurries would be on its way
+            await asyncio.sleep(0)
+        assert rig.agent.links.slots[0].next_try
+        assert len(gateway.dials) == 1
+        assert dialing.REFUSALS[code][1] in rig.agent.reason
+        wait_s = rig.agent.links.slots[0].next_try - asyncio.get_running_loop().time()
+        assert wait_s > 0.7 * dialing.REFUSALS[code][0]
+
+
+async def test_another_gateway_at_the_address_gets_nothing(engine: FakeEngine, tmp_path: Path) -> None:
+    """One with another key than the pinned one is left, before it hears what this machine has."""
+    gateway = LinkGateway()
+    async with rigged(tmp_path, owner(engine), gateway=gateway) as rig:
+        await rig.ready()
+        gateway.key = Identity(fresh_key())
+        for link in tuple(gateway.links):
+            link.cut()
+        await until(lambda: "another gateway answers" in rig.agent.reason)
+        assert not rig.agent.links.up
+
+
+async def test_no_redirect_is_followed(engine: FakeEngine, tmp_path: Path) -> None:
+    """What sends the link elsewhere is not obeyed: the other place hears nothing."""
+    elsewhere: list[bytes] = []
+
+    async def other(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        elsewhere.append(await reader.read(100))
+        writer.close()
+
+    server = await asyncio.start_server(other, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+
+    async def redirect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 307 x\r\nlocation: ws://127.0.0.1:%d/x\r\ncontent-length: 0\r\n\r\n" % port)
+        await writer.drain()
+        writer.close()
+
+    front = await asyncio.start_server(redirect, "127.0.0.1", 0)
+    key, gateway = fresh_key(), LinkGateway()
+    home = enrol(tmp_path, gateway, key, f"http://127.0.0.1:{front.sockets[0].getsockname()[1]}")
+    agent = Agent(home, lambda: owner(engine), StillMachine(), ports=(), pace=PACE)
+    task = asyncio.get_running_loop().create_task(agent.run())
+    try:
+        await until(lambda: "redirect" in agent.reason)
+        assert elsewhere == []
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        for each in (front, server):
+            each.close()
+            await each.wait_closed()
+
+
+async def test_pause_ends_what_runs_and_outlives_a_restart(engine: FakeEngine, tmp_path: Path) -> None:
+    """Pause resets at once, frees the GPU, tells the gateway; a new start is still paused, until its owner resumes."""
+    busy = Busy(engine)
+    async with rigged(tmp_path, owner(engine)) as rig:
+        await rig.ready()
+        opened = rig.gateway.open(CHAT, asked())
+        await until(lambda: busy.calls)
+        rig.agent.pause()
+        assert (await opened.over(1.0)).end == "reset owner_active"
+        await until(lambda: rig.machine.freed == 1, "nothing was unloaded", 2.0)
+        await until(lambda: all(link.load and link.load.state == "paused" for link in rig.gateway.links), timeout_s=1.0)
+        assert rig.agent.state == "paused"
+    busy.release.set()
+    async with rigged(tmp_path, owner(engine), anew=False) as rig:
+        await until(lambda: rig.agent.state == "paused")
+        assert "potluck node resume" in rig.agent.reason
+        rig.agent.resume()
+        await rig.ready()
+        assert (await rig.gateway.open(CHAT, asked()).over()).end == "ended"
+
+
+async def test_a_pause_for_a_time_ends_by_itself(engine: FakeEngine, tmp_path: Path) -> None:
+    """`pause --for` serves again when the time is over."""
+    async with rigged(tmp_path, owner(engine)) as rig:
+        await rig.ready()
+        rig.agent.pause(0.5)
+        assert rig.agent.standing.decision.until_s is not None
+        await until(lambda: rig.agent.state == "paused")
+        await rig.ready()
+        await until(lambda: rig.agent.state == "ready")
+
+
+async def test_the_owners_return_leaves_a_grace(engine: FakeEngine, tmp_path: Path) -> None:
+    """A soft exit takes nothing new at once; what runs is reset when the grace is over, not before."""
+    busy = Busy(engine)
+    async with rigged(tmp_path, owner(engine, mode=("schedule",), schedule=("daily 00:00-24:00",), grace_s=0.5)) as rig:
+        await rig.ready()
+        opened = rig.gateway.open(CHAT, asked())
+        await until(lambda: busy.calls)
+        rig.machine.said = type(rig.machine.said)(window_open=False)
+        await until(lambda: rig.agent.state == "paused", timeout_s=3.0)
+        left_at = asyncio.get_running_loop().time()
+        assert not opened.end
+        await opened.over(3.0)
+        assert opened.end == "reset owner_active"
+        assert asyncio.get_running_loop().time() - left_at > 0.2
+        assert rig.machine.freed == 0
+
+
+async def test_a_drain_of_the_gateway_ends_when_it_says(engine: FakeEngine, tmp_path: Path) -> None:
+    """Asked to drain: nothing new, what runs ends, DRAINED follows; told that it is over, the node serves again."""
+    busy = Busy(engine)
+    async with rigged(tmp_path, owner(engine)) as rig:
+        await rig.ready()
+        opened = rig.gateway.open(CHAT, asked())
+        await until(lambda: busy.calls)
+        for link in rig.gateway.links:
+            link.core.drain(m.Drain("pause", 60.0, reason="drained by the operator"))
+        rig.gateway.pump()
+        await until(lambda: rig.agent.state == "draining")
+        assert not any(link.drained for link in rig.gateway.links)
+        busy.release.set()
+        assert (await opened.over()).end == "ended"
+        await until(lambda: all(link.drained for link in rig.gateway.links))
+        assert "operator" in rig.agent.reason
+        for link in rig.gateway.links:
+            link.core.drain(m.Drain("pause", 0.0, 0.0, "the operator ended the drain"))
+        rig.gateway.pump()
+        await rig.ready()
+        assert (await rig.gateway.open(CHAT, asked()).over()).end == "ended"
+
+
+async def test_stopping_lets_requests_end(engine: FakeEngine, tmp_path: Path) -> None:
+    """`stop` announces itself, waits for what runs, says goodbye, and leaves nothing running."""
+    busy = Busy(engine)
+    async with rigged(tmp_path, owner(engine)) as rig:
+        await rig.ready()
+        links = tuple(rig.gateway.links)
+        opened = rig.gateway.open(CHAT, asked())
+        await until(lambda: busy.calls)
+        rig.agent.stop()
+        await until(lambda: links[0].drains)
+        assert not rig.task.done()
+        busy.release.set()
+        assert (await opened.over()).end == "ended"
+        await asyncio.wait_for(asyncio.shield(rig.task), 5.0)
+        await until(lambda: not rig.gateway.links)
+        assert [each.code for each in links[0].goaways] == ["leaving"]
+
+
+async def test_a_node_that_is_not_taken_up_is_pending(engine: FakeEngine, tmp_path: Path) -> None:
+    """Until the gateway says that what is offered is in force, the node says that it waits for that."""
+    gateway = LinkGateway()
+    gateway.acks = False
+    async with rigged(tmp_path, owner(engine), gateway=gateway) as rig:
+        await rig.ready()
+        await until(lambda: rig.agent.state == "pending")
+        assert "approval" in rig.agent.reason
+        for link in gateway.links:
+            assert link.caps is not None
+            link.core.caps_ack(link.caps.revision)
+        gateway.pump()
+        await until(lambda: rig.agent.state == "ready")
+
+
+async def test_what_an_engine_serves_is_followed(engine: FakeEngine, tmp_path: Path) -> None:
+    """An engine that goes takes its models out of the offer, and brings them back."""
+    async with rigged(tmp_path, owner(engine)) as rig:
+        await rig.ready()
+        await engine.stop()
+        await until(lambda: all(link.caps and not link.caps.models for link in rig.gateway.links))
+        assert "no engine" in rig.agent.reason
+        await engine.start()
+        await rig.ready()
+
+
+async def test_settings_are_heeded_while_it_runs(engine: FakeEngine, tmp_path: Path) -> None:
+    """A price that is set reaches the gateway; a file that cannot be read changes nothing, and is told."""
+    home = Home(tmp_path)
+
+    def settings() -> NodeSettings:
+        said = home.read("settings.json", NodeSettings)
+        return said or owner(engine)
+
+    async with rigged(tmp_path, settings) as rig:
+        await rig.ready()
+        home.write_bytes(
+            "settings.json",
+            json.dumps(
+                {"engines": [engine.base_url], "discover": False, "prices": {CHAT: {"input": 7, "output": 9}}}
+            ).encode(),
+        )
+
+        def priced() -> bool:
+            models = [each for link in rig.gateway.links if link.caps for each in link.caps.models if each.name == CHAT]
+            return len(models) == 2 and all(
+                (each.price_input_nanousd, each.price_output_nanousd) == (7, 9) for each in models
+            )
+
+        await until(priced)
+        home.write_bytes("settings.json", b"{")
+        await until(lambda: any("settings" in what for _, what in rig.agent.errors))
+        assert priced()
+
+
+async def test_an_unknown_server_is_shared_only_when_named(engine: FakeEngine, tmp_path: Path) -> None:
+    """What merely lists models on a well-known port is not offered; it may be somebody's gateway to a paid account."""
+    settings = NodeSettings(page_port=0)
+    async with rigged(tmp_path, settings, ports=(engine.port,)) as rig:
+        await until(lambda: rig.agent.offers.withheld)
+        assert rig.agent.offers.offered == {}
+        assert "shared when named" in rig.agent.offers.withheld[0]
