@@ -41,10 +41,14 @@ def session(**fields: str) -> str:
 
 
 def linux(
-    run: Programs, env: dict[str, str] | None = None, x11_s: float | None = None, terminals: Sequence[float] = ()
+    run: Programs,
+    env: dict[str, str] | None = None,
+    x11_s: float | None = None,
+    terminals: Sequence[float] = (),
+    wayland_s: float | None = None,
 ) -> LinuxPresence:
     """A Linux machine."""
-    return LinuxPresence(run, env or {}, lambda: x11_s, lambda known: list(terminals), lambda: NOW_S)
+    return LinuxPresence(run, env or {}, lambda: x11_s, lambda: wayland_s, lambda known: list(terminals), lambda: NOW_S)
 
 
 GNOME = {"DBUS_SESSION_BUS_ADDRESS": "unix:path=/run/user/1000/bus"}
@@ -84,6 +88,15 @@ def test_linux_the_desktop_knows_better_than_the_hint() -> None:
     assert linux(x11, {"DISPLAY": ":0"}, x11_s=900.0).read().idle_s == 900.0
 
 
+def test_linux_the_compositor_is_asked_first() -> None:
+    """What Wayland tells saves the question over D-Bus; a compositor that does not tell leaves it to the others."""
+    run = Programs(loginctl="2\n", show=session(), busctl="t 400500\n")
+    env = {**GNOME, "WAYLAND_DISPLAY": "wayland-0"}
+    assert linux(run, env, wayland_s=70.0).read() == Reading(False, 70.0, source="Wayland")
+    assert "busctl" not in run.asked
+    assert linux(run, env).read().source == "GNOME"
+
+
 def test_linux_terminals_count() -> None:
     """Somebody who types over SSH is there, whatever the desktop says."""
     run = Programs(loginctl="2\n", show=session(IdleHint="yes", IdleSinceHintMonotonic="1"))
@@ -99,7 +112,7 @@ def test_linux_terminals_that_logind_knows_are_looked_at() -> None:
         return [50.0]
 
     run = Programs(loginctl="4\n", show=session(Id="4", Type="tty", TTY="pts/3"))
-    assert LinuxPresence(run, {}, lambda: None, terminals, lambda: NOW_S).read().idle_s == 50.0
+    assert LinuxPresence(run, {}, lambda: None, lambda: None, terminals, lambda: NOW_S).read().idle_s == 50.0
     assert seen == ["pts/3"]
 
 

@@ -1,4 +1,4 @@
-"""Presence on Linux: logind, GNOME, X11, terminals.
+"""Presence on Linux: logind, Wayland, GNOME, X11, terminals.
 
 Rules of this file
 - No D-Bus library: systemd's own `loginctl` and `busctl` are asked, each with a time limit. What is not installed, and
@@ -18,6 +18,7 @@ import psutil  # type: ignore[import-untyped]
 
 from potluck.node.facts import Reading
 from potluck.node.presence.sources import Paced, together
+from potluck.node.presence.wayland import WaylandIdle
 from potluck.node.presence.x11 import X11Idle
 from potluck.node.programs import Run, output_of
 
@@ -41,6 +42,7 @@ class LinuxPresence:
         run: Run = output_of,
         env: Mapping[str, str] | None = None,
         x11_idle_s: Callable[[], float | None] | None = None,
+        wayland_idle_s: Callable[[], float | None] | None = None,
         terminals: Callable[[Iterable[str]], list[float]] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -49,11 +51,13 @@ class LinuxPresence:
         self._run = run
         self._env = env if env is not None else os.environ
         self._x11_idle_s = x11_idle_s or X11Idle().idle_s
+        self._wayland_idle_s = wayland_idle_s or WaylandIdle(self._env, clock).idle_s
         self._terminals = terminals or terminal_idle_s
         self._clock = clock
         self._ttys: list[str] = []
         self._logind = Paced(self._ask_logind, LOGIND_EVERY_S, clock)
         self._gnome = Paced(self._ask_gnome, DESKTOP_EVERY_S, clock)
+        self._wayland = Paced(self._ask_wayland, DESKTOP_EVERY_S, clock)
         self._x11 = Paced(self._ask_x11, DESKTOP_EVERY_S, clock)
 
     @classmethod
@@ -62,7 +66,9 @@ class LinuxPresence:
         return cls()
 
     def read(self) -> Reading:
-        desktop = self._gnome.read() if self._has_session_bus() else []
+        desktop = self._wayland.read() if self._env.get("WAYLAND_DISPLAY") else []
+        if not desktop and self._has_session_bus():
+            desktop = self._gnome.read()
         if not desktop and self._env.get("DISPLAY"):
             desktop = self._x11.read()
         sessions = self._logind.read()
@@ -78,6 +84,10 @@ class LinuxPresence:
         return bool(self._env.get("DBUS_SESSION_BUS_ADDRESS")) or (
             runtime is not None and Path(runtime, "bus").exists()
         )
+
+    def _ask_wayland(self) -> list[Reading] | None:
+        idle_s = self._wayland_idle_s()
+        return None if idle_s is None else [_input(idle_s, "Wayland")]
 
     def _ask_gnome(self) -> list[Reading] | None:
         kind, _, value = (self._run(_GNOME, ASK_S) or b"").decode("ascii", "replace").strip().partition(" ")
