@@ -1,7 +1,7 @@
 """Is somebody using this machine? One small interface, one implementation for each system.
 
-In here: `linux` (logind, Wayland, GNOME, X11, terminals), `windows`, `macos`; `reports`: a helper in the person's session tells
-a service that cannot see the desktop; `sources`: what several sources say together.
+In here: `linux` (logind, Wayland, GNOME, X11, terminals), `windows`, `macos`; `reports`: a helper in the person's
+session tells a service that cannot see the desktop; `sources`: what several sources say together.
 Never: which keys, windows, programs or people; anything that hangs the agent (`read` may block: it is called in a
 thread of its own); a guess. Who does not know says None.
 """
