@@ -118,8 +118,7 @@ class Router:
         snapshot = self.snapshots.current
         if snapshot is not self._made_from:
             self._forget_kinds(snapshot)
-        shared = key.models is None and not self._by_key and key.own_devices == "off"
-        scope = key.project_id if shared else key.id
+        scope = key.project_id if key.models is None and key.own_devices == "off" and not self._by_key else key.id
         kinds, most = self._kinds, MAX_KINDS
         kind: tuple[object, ...] = (scope, envelope.capability, envelope.model)
         if envelope.controls is not None:
@@ -172,7 +171,6 @@ class Router:
             self.refresh(candidates, now)
         if candidates.hedge_budget is not None:
             candidates.hedge_budget.earned()
-        registry = self.registry
         lone = candidates.lone
         if lone is not None and not lone.lane.troubled:
             return lone
@@ -188,7 +186,7 @@ class Router:
         elif group.leaders:
             leaders = group.leaders
             if group.even:
-                place = leaders[int(registry.random() * len(leaders))]
+                place = leaders[int(self.registry.random() * len(leaders))]
             else:
                 place = leaders[0] if len(leaders) == 1 else self._drawn(leaders)
         elif candidates.affinity is not None:
@@ -196,7 +194,7 @@ class Router:
             place = self._sticky(candidates, group, options, wish, now, self._prefix(candidates, envelope, key))
         else:
             wish = self._wish_of(candidates, envelope, body_bytes, key, now, ask)
-            place = options[group.pick(options, wish, registry.random)]
+            place = options[group.pick(options, wish, self.registry.random)]
         lanes = place.lanes
         return lanes[0] if len(lanes) == 1 else self._by_weight(lanes)
 
