@@ -15,7 +15,8 @@ PREFILL_TPS = 500.0
 """of a class of which nothing is known"""
 DECODE_TPS = 30.0
 LOAD_S = 20.0
-RATIO_MIN, RATIO_MAX = 0.2, 3.0
+RATIO_MIN = 0.2
+RATIO_MAX = 3.0
 """what a class's words were off by counts within these"""
 PEERS_REFRESH_S = 1.0
 """how old a class's medians may be"""

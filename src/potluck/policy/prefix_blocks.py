@@ -12,6 +12,8 @@ BLOCK_TOKENS = 256
 """of a block, four bytes a token"""
 MAX_BLOCKS = 512
 """of one prompt that are looked at: what comes after half a megabyte decides nothing any more"""
+MAX_CACHED_BLOCKS = 16_384
+"""of one machine that are remembered, whatever context it claims"""
 EXPIRY_S = 300.0
 """Ollama unloads after so long, other engines need the room"""
 
@@ -40,7 +42,7 @@ class PrefixBlocks:
         """`context_tokens`: of all its slots together."""
         self._blocks: dict[int, float] = {}
         """block → when it was used last, the longest unused first"""
-        self._limit = max(1, context_tokens // BLOCK_TOKENS)
+        self._limit = _limit(context_tokens)
 
     def __len__(self) -> int:
         return len(self._blocks)
@@ -64,7 +66,7 @@ class PrefixBlocks:
             if known.pop(block, since) <= since:
                 fresh.append(block)
             known[block] = now
-        while len(known) > self._limit:
+        while known and (len(known) > self._limit or known[next(iter(known))] <= since):
             del known[next(iter(known))]
         return fresh
 
@@ -79,4 +81,8 @@ class PrefixBlocks:
     def resize(self, context_tokens: int) -> None:
         """The cache was laid out anew: nothing of it is left."""
         self._blocks.clear()
-        self._limit = max(1, context_tokens // BLOCK_TOKENS)
+        self._limit = _limit(context_tokens)
+
+
+def _limit(context_tokens: int) -> int:
+    return min(max(1, context_tokens // BLOCK_TOKENS), MAX_CACHED_BLOCKS)

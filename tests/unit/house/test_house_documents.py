@@ -17,13 +17,20 @@ from potluck.model.usage import TokenUsage
 from potluck.policy import (
     affinity,
     breaker,
+    calibration,
     credentials,
     hedging,
     latency,
+    machine_choice,
+    machine_cost,
+    machine_groups,
+    machines,
     mix,
+    prefix_blocks,
     retry,
     retry_after,
     selection,
+    standing,
 )
 from potluck.proxy import candidates, registry, routing
 from potluck.proxy.limits import PlaneLimits
@@ -38,8 +45,8 @@ HEAD = re.compile(
     r"# (\d{4}): \S.*\n\n\| Date \| Status \| Tags \|\n\| --- \| --- \| --- \|\n\| (\S+) \| (\w+) \| (.+) \|\n"
 )
 ROUTING = (
-    affinity, breaker, candidates, credentials, hedging, latency, mix, nodes, retry, retry_after, selection, registry,
-    routing,
+    affinity, breaker, calibration, candidates, credentials, hedging, latency, machine_choice, machine_cost,
+    machine_groups, machines, mix, nodes, prefix_blocks, retry, retry_after, selection, standing, registry, routing,
 )  # fmt: skip
 """modules of decisions, whose numbers are on the page of defaults"""
 TARGETS = ("install", "serve", "test", "test-long", "bench", "lint", "fmt", "lock", "clean")

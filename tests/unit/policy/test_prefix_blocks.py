@@ -3,7 +3,15 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from potluck.policy.prefix_blocks import BLOCK_BYTES, BLOCK_TOKENS, EXPIRY_S, MAX_BLOCKS, PrefixBlocks, blocks_of
+from potluck.policy.prefix_blocks import (
+    BLOCK_BYTES,
+    BLOCK_TOKENS,
+    EXPIRY_S,
+    MAX_BLOCKS,
+    MAX_CACHED_BLOCKS,
+    PrefixBlocks,
+    blocks_of,
+)
 
 texts = st.binary(max_size=6 * BLOCK_BYTES)
 
@@ -64,3 +72,13 @@ def test_what_did_not_get_there_is_forgotten() -> None:
     assert cache.hits((1, 2), 2.0) == 1
     cache.resize(50 * BLOCK_TOKENS)
     assert cache.hits((1,), 2.0) == 0
+
+
+def test_what_has_expired_takes_no_room() -> None:
+    """A machine that claims endless context holds what came in five minutes, and so many blocks at most."""
+    cache = PrefixBlocks(10**12)
+    cache.used(range(100), 0.0)
+    cache.used((7_000,), EXPIRY_S + 1)
+    assert len(cache) == 1
+    cache.used(range(2 * MAX_CACHED_BLOCKS), EXPIRY_S + 2)
+    assert len(cache) == MAX_CACHED_BLOCKS
