@@ -416,6 +416,28 @@ async def test_a_silent_node_is_suspect_and_then_lost(tmp_path: Path):
         assert gateway.links.failed["lost"] == 1
 
 
+async def test_a_network_that_dies_silently_costs_a_caller_seconds(
+    tmp_path: Path, fake: FakeProvider, monkeypatch: pytest.MonkeyPatch
+):
+    """No FIN, no RST: the link is asked, given up long before its heartbeats would, and another target answers."""
+    monkeypatch.setattr("potluck.hub.node.QUIET_S", 0.2)
+    monkeypatch.setattr("potluck.hub.node.GONE_S", 1.5)
+    monkeypatch.setattr("potluck.hub.call.UNANSWERED_KEEPS_S", 0.5)
+    async with hub_gateway(tmp_path) as gateway:
+        node = await gateway.node(models=["stall;before=head"])
+        first = gateway.on_node(node.identity.node, "stall;before=head")
+        gateway.serve("m", first, gateway.target(fake.base_url, "ok"))
+        alive = await gateway.node("lab-2", models=["ok;wait_ms=3000"])
+        async with streaming(gateway, "ok;wait_ms=3000") as patient, streaming(gateway, "m") as caller:
+            await gateway.until(lambda: node.running and alive.running)
+            node.silent = True
+            assert (await caller.read()).events == expected("ok", 5)
+            assert gateway.links.failed["lost"] == 1
+            assert (await patient.read()).status == 200, "a silent engine is no silent machine: its socket answers"
+        assert alive.links
+        assert not alive.ends
+
+
 async def test_a_log_line_and_a_load_are_passed_on(tmp_path: Path):
     """With the round trip, once a PONG has come."""
     async with hub_gateway(tmp_path, terms=QUICK) as gateway:

@@ -9,6 +9,8 @@ Rules of this file
 - It takes calls up to its slots and its own queue. What is above waits here, its owner's calls first, at most
   `QUEUED_PER_SLOT` times its slots; a call of the owner takes the place of the last of the others. Beyond: `busy`.
 - A call goes over the link with the fewest streams, of those that may open one; a suspect link may not.
+- A link over which calls run and nothing is heard for `QUIET_S` is asked by a WebSocket ping; after `GONE_S` it is
+  given up, long before its heartbeats would. The machine can come back on another one and go on.
 - Whether calls can go there is worked out anew from facts whenever one of them changes, and told if it differs.
 """
 
@@ -29,6 +31,9 @@ if TYPE_CHECKING:
 
 MAX_LINKS: Final = 2
 CLONE_S: Final = 3.0
+QUIET_S: Final = 5.0
+GONE_S: Final = 15.0
+"""what TCP sends again after a break of 10 s comes before it"""
 QUEUED_PER_SLOT: Final = 2
 DRAIN_S: Final = 120.0
 """for what runs on a node that the operator drains"""
@@ -181,6 +186,14 @@ class HubNode:
         """About once a second: its links, and jobs that nobody came back for."""
         for session in [*self.sessions, *self.newcomers]:
             session.tick(now)
+        for session in self._open() if self.calls else ():
+            quiet_s = now - session.heard_at
+            if quiet_s >= QUIET_S and self._streams(session):
+                if quiet_s < GONE_S:
+                    session.socket.ping(b"")
+                else:
+                    self.links.count_failed("lost")
+                    session.end("lost", f"nothing was heard for {quiet_s:.0f} s while calls ran", now)
         for job in self.table.expire(now):
             self._lost(job, "the link to the node was lost")
 
@@ -330,6 +343,9 @@ class HubNode:
     def _open(self) -> list["Session"]:
         return [session for session in self.sessions if session.core.phase == "open"]
 
+    def _streams(self, session: "Session") -> int:
+        return sum(job.link is session.core for job in self.calls)
+
     def _room(self) -> int:
         return min(self.caps.slots + self.caps.queue, m.MAX_STREAMS) if self.caps is not None and self.caps.slots else 0
 
@@ -339,7 +355,7 @@ class HubNode:
         for session in self.sessions:
             why = session.core.why_not_open(place.engine, call.path)
             if not why:
-                streams = sum(job.link is session.core for job in self.calls)
+                streams = self._streams(session)
                 if streams < fewest:
                     best, fewest = session, streams
         if best is None:

@@ -82,6 +82,7 @@ class Session:
 
     def pong(self, payload: bytes) -> None:
         """It lives: newcomers under its name with another boot are somebody else."""
+        self.heard_at = self.links.clock()
         if self.node is not None:
             self.node.answered(self, payload)
 

@@ -9,6 +9,7 @@ A second signal cuts the drain short.
 
 import asyncio
 import contextlib
+import importlib
 import logging
 import os
 import resource
@@ -234,6 +235,8 @@ class Gateway:
     async def _become_whole(self) -> None:
         """What can wait until requests are answered, one after the other."""
         await self._bring_in_control_plane()
+        if self.snapshots.current.nodes:
+            await self.loop.run_in_executor(None, importlib.import_module, "potluck.hub.socket")
         if self._unasked:
             await ask_for_models(self.store, self.vault, self.snapshots, self.pool, self._unasked)
 
