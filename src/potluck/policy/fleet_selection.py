@@ -76,6 +76,8 @@ def _settled(options: Sequence[Option], chosen: int, as_good: list[bool], wish: 
 def _fastest(options: Sequence[Option], wish: Wish, random: Random) -> int:
     """One machine, as they are chosen between, against the providers' expected times."""
     machines = _machines(options)
+    if not machines:  # those of the pool were tried, or are away
+        return PICK["fastest"](options, wish, random)
     rivals = [index for index, option in enumerate(options) if option.standing.machine is None]
     rivals.append(machines[choose([options[index] for index in machines], wish.of_machines(), wish.now, random)])
     if random() < EXPLORE:
@@ -120,6 +122,8 @@ def _machines(options: Sequence[Option]) -> list[int]:
 def _eligible(options: Sequence[Option], wish: Wish) -> list[int]:
     """The providers, and the machines of the best tie."""
     machines = _machines(options)
+    if not machines:
+        return list(range(len(options)))
     pool = consider([options[index] for index in machines], wish.of_machines(), wish.now).pool
     drawn = {machines[index] for index in pool}
     return [index for index, option in enumerate(options) if option.standing.machine is None or index in drawn]
