@@ -10,7 +10,6 @@ from potluck.policy.retry import MAX_CALLS, MAX_REFUSALS, MAX_TARGETS
 from potluck.policy.selection import PICK
 from potluck.ports import Failure
 from potluck.proxy.filters import OPENNESS
-from potluck.proxy.registry import AWAY
 from potluck.wire.errors import RequestError
 from tests.unit.proxy.route_rig import BODY_BYTES, World, api_key, envelope, failure, on_node, target
 
@@ -69,6 +68,10 @@ def allowed(each: CompiledTarget, data_class: str, own_devices: str) -> bool:
     return own_devices != "own_only" or mine
 
 
+def away(made: World, each: CompiledTarget) -> bool:
+    return each.node is not None and made.registry.away.get(each.node.node_id, "not connected") != ""
+
+
 @settings(max_examples=400, deadline=None)
 @given(
     nodes=NODES,
@@ -122,7 +125,7 @@ def test_requests_over_fleets_keep_the_rules(
             each.target
             for place in candidates.places
             for each in place.lanes
-            if each.lane.state(made.now) != AWAY
+            if not away(made, each.target)
             and place.place not in {one.place for one in called}
             and each.target.provider_id not in {one.provider_id for one in refusers}
             and (each.target.node is None or tiers[place.place] not in barred)
@@ -136,7 +139,7 @@ def test_requests_over_fleets_keep_the_rules(
     for answer in [*answers, "ok"]:
         each = option.target
         assert allowed(each, data_class, own_devices)
-        assert option.lane.state(made.now) != AWAY
+        assert not away(made, each)
         assert each.node is None or (each.node.data_class == data_class)
         if kind != "same":
             assert each.provider_id not in {one.provider_id for one in refusers}
