@@ -106,10 +106,12 @@ def test_a_question_that_fails_is_asked_again() -> None:
 
 def test_the_x11_program_is_asked_again_and_again() -> None:
     """One program, many answers; what it does not know is None."""
-    x11 = X11Idle(
-        python("import sys\nfor n, _ in enumerate(sys.stdin): print(n * 1500 if n < 2 else '-', flush=True)"), 20
-    )
-    assert [x11.idle_s() for _ in range(3)] == [0.0, 1.5, None]
+    answers = ["0", "1500 full", "-", "9 much"]
+    x11 = X11Idle(python(f"import sys\nfor each, _ in zip({answers}, sys.stdin): print(each, flush=True)"), 20)
+    assert x11.read() == Reading(True, 0.0, source="X11")
+    assert x11.read() == Reading(False, 1.5, full_screen=True, source="X11")
+    assert x11.read() is None
+    assert x11.read() == Reading(True, 0.009, source="X11")
     x11.close()
 
 
@@ -118,9 +120,9 @@ def test_an_x11_program_that_hangs_or_dies_is_started_anew(tmp_path: Path) -> No
     starts = tmp_path / "starts"
     count = f"import pathlib, sys, time; p = pathlib.Path({str(starts)!r}); p.open('a').write('x'); "
     hangs = X11Idle(python(count + "time.sleep(60)"), 0.5)
-    assert hangs.idle_s() is None
+    assert hangs.read() is None
     dies = X11Idle(python(count + "sys.exit(1)"), 20)
-    assert [dies.idle_s(), dies.idle_s()] == [None, None]
+    assert [dies.read(), dies.read()] == [None, None]
     assert len(starts.read_text()) >= 2
     hangs.close()
     dies.close()
@@ -130,7 +132,7 @@ def test_the_real_x11_program_without_a_display_says_nothing(monkeypatch: pytest
     """It ends, and nothing is known."""
     monkeypatch.setenv("DISPLAY", ":4711")
     x11 = X11Idle(PROGRAM, 20)
-    assert x11.idle_s() is None
+    assert x11.read() is None
     x11.close()
 
 

@@ -25,7 +25,7 @@ from potluck.node.schedule import Span, parse_window, span_at
 from potluck.node.settings import NodeSettings
 from potluck.node.unloading import Claims, unload
 
-PRESENCE_EVERY_S = 1.0
+PRESENCE_EVERY_S = 0.5
 PRESENCE_STALE_S = 10.0
 HARDWARE_EVERY_S = 2.0
 HARDWARE_STALE_S = 15.0

@@ -14,7 +14,7 @@ from potluck.node.facts import Reading
 from potluck.node.presence import Unseen, presence_here
 from potluck.node.presence.linux import LinuxPresence
 from potluck.node.presence.macos import MacPresence
-from potluck.node.presence.sources import Paced, together
+from potluck.node.presence.sources import Paced, measured, together
 from potluck.node.presence.windows import WindowsPresence
 
 NOW_S = 10_000.0
@@ -48,7 +48,14 @@ def linux(
     wayland_s: float | None = None,
 ) -> LinuxPresence:
     """A Linux machine."""
-    return LinuxPresence(run, env or {}, lambda: x11_s, lambda: wayland_s, lambda known: list(terminals), lambda: NOW_S)
+    return LinuxPresence(
+        run,
+        env or {},
+        lambda: None if x11_s is None else measured(x11_s, "X11"),
+        lambda: wayland_s,
+        lambda known: list(terminals),
+        lambda: NOW_S,
+    )
 
 
 GNOME = {"DBUS_SESSION_BUS_ADDRESS": "unix:path=/run/user/1000/bus"}

@@ -17,14 +17,16 @@ from typing import Self
 import psutil  # type: ignore[import-untyped]
 
 from potluck.node.facts import Reading
-from potluck.node.presence.sources import Paced, together
+from potluck.node.presence.sources import Paced, measured, together
 from potluck.node.presence.wayland import WaylandIdle
 from potluck.node.presence.x11 import X11Idle
 from potluck.node.programs import Run, output_of
 
 ASK_S = 1.0
 LOGIND_EVERY_S = 8.0
-DESKTOP_EVERY_S = 1.0
+GNOME_EVERY_S = 1.0
+"""these two start a program each time: 3.5 ms"""
+CHEAP_EVERY_S = 0.4
 _LIST = ("loginctl", "list-sessions", "--no-legend")
 _FIELDS = ("Id", "Class", "Type", "State", "IdleHint", "IdleSinceHintMonotonic", "LockedHint", "TTY")
 _SHOW = ("loginctl", "show-session", *(f"--property={each}" for each in _FIELDS))
@@ -41,7 +43,7 @@ class LinuxPresence:
         self,
         run: Run = output_of,
         env: Mapping[str, str] | None = None,
-        x11_idle_s: Callable[[], float | None] | None = None,
+        x11: Callable[[], Reading | None] | None = None,
         wayland_idle_s: Callable[[], float | None] | None = None,
         terminals: Callable[[Iterable[str]], list[float]] | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -50,15 +52,15 @@ class LinuxPresence:
         something was typed on each that somebody is logged in on."""
         self._run = run
         self._env = env if env is not None else os.environ
-        self._x11_idle_s = x11_idle_s or X11Idle().idle_s
+        self._ask_display = x11 or X11Idle().read
         self._wayland_idle_s = wayland_idle_s or WaylandIdle(self._env, clock).idle_s
         self._terminals = terminals or terminal_idle_s
         self._clock = clock
         self._ttys: list[str] = []
         self._logind = Paced(self._ask_logind, LOGIND_EVERY_S, clock)
-        self._gnome = Paced(self._ask_gnome, DESKTOP_EVERY_S, clock)
-        self._wayland = Paced(self._ask_wayland, DESKTOP_EVERY_S, clock)
-        self._x11 = Paced(self._ask_x11, DESKTOP_EVERY_S, clock)
+        self._gnome = Paced(self._ask_gnome, GNOME_EVERY_S, clock)
+        self._wayland = Paced(self._ask_wayland, CHEAP_EVERY_S, clock)
+        self._x11 = Paced(self._ask_x11, CHEAP_EVERY_S, clock)
 
     @classmethod
     def here(cls) -> Self:
@@ -76,7 +78,7 @@ class LinuxPresence:
             # the one session there is: the desktop itself knows better than the hint about it
             sessions = [each for each in sessions if not each.active]
         return together(
-            [*desktop, *sessions, *(_input(idle_s, "a terminal") for idle_s in self._terminals(self._ttys))]
+            [*desktop, *sessions, *(measured(idle_s, "a terminal") for idle_s in self._terminals(self._ttys))]
         )
 
     def _has_session_bus(self) -> bool:
@@ -87,15 +89,15 @@ class LinuxPresence:
 
     def _ask_wayland(self) -> list[Reading] | None:
         idle_s = self._wayland_idle_s()
-        return None if idle_s is None else [_input(idle_s, "Wayland")]
+        return None if idle_s is None else [measured(idle_s, "Wayland")]
 
     def _ask_gnome(self) -> list[Reading] | None:
         kind, _, value = (self._run(_GNOME, ASK_S) or b"").decode("ascii", "replace").strip().partition(" ")
-        return [_input(int(value) / 1000, "GNOME")] if kind == "t" and value.isdecimal() else None
+        return [measured(int(value) / 1000, "GNOME")] if kind == "t" and value.isdecimal() else None
 
     def _ask_x11(self) -> list[Reading] | None:
-        idle_s = self._x11_idle_s()
-        return None if idle_s is None else [_input(idle_s, "X11")]
+        reading = self._ask_display()
+        return None if reading is None else [reading]
 
     def _ask_logind(self) -> list[Reading] | None:
         """One reading for each graphical session; one of nobody when nobody is logged in at all."""
@@ -137,8 +139,3 @@ def terminal_idle_s(known: Iterable[str] = ()) -> list[float]:
             continue  # a display, which is no terminal; or it was closed
         found.append(max(time.time() - typed_at_s, 0.0))
     return found
-
-
-def _input(idle_s: float, source: str) -> Reading:
-    """Whoever gave no input for some seconds may be there still: that is for the rules to say."""
-    return Reading(active=idle_s < 1.0, idle_s=idle_s, source=source)

@@ -32,6 +32,12 @@ def together(readings: Iterable[Reading]) -> Reading:
     )
 
 
+def measured(idle_s: float, source: str, *, full_screen: bool = False) -> Reading:
+    """By a source that knows when there was input. Whoever gave none for some seconds may be there still: how long
+    that is, is for the rules to say."""
+    return Reading(idle_s < 1.0, idle_s, full_screen=full_screen, source=source)
+
+
 class Paced:
     """A source, asked every `every_s` at most. `ask` gives None when it has no answer."""
 

@@ -8,19 +8,22 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from potluck.node.facts import Reading
+from potluck.node.presence.sources import measured
+
 PROGRAM = (sys.executable, "-I", "-S", str(Path(__file__).with_name("x11_idle.py")))
 ANSWER_S = 1.0
 
 
 class X11Idle:
-    """How long the display of `$DISPLAY` had no input."""
+    """The display of `$DISPLAY`: how long it had no input, and whether one window has all of it."""
 
     def __init__(self, program: Sequence[str] = PROGRAM, answer_s: float = ANSWER_S) -> None:
         self._command = program
         self._answer_s = answer_s
         self._program: subprocess.Popen[bytes] | None = None
 
-    def idle_s(self) -> float | None:
+    def read(self) -> Reading | None:
         """None: it does not answer, or does not know. Blocks for at most `answer_s`."""
         try:
             if self._program is None:
@@ -37,7 +40,8 @@ class X11Idle:
         if not answer.endswith(b"\n"):
             self.close()
             return None
-        return int(answer) / 1000 if answer.strip().isdigit() else None
+        idle_ms, _, full = answer.decode("ascii", "replace").strip().partition(" ")
+        return measured(int(idle_ms) / 1000, "X11", full_screen=full == "full") if idle_ms.isdecimal() else None
 
     def _ask(self, program: "subprocess.Popen[bytes]") -> bytes:
         assert program.stdin is not None
