@@ -42,6 +42,7 @@ TICK_S: Final = 1.0
 FACTS_S: Final = 3.0
 SWEEP_EVERY_S: Final = 0.25
 STOP_S: Final = 30.0  # what runs may run on after the order to stop
+OTHERS_S: Final = 5.0  # somebody else used an engine within so long
 KEPT_ERRORS: Final = 20
 
 State = Literal["joining", "pending", "ready", "paused", "draining", "stopped"]
@@ -319,10 +320,15 @@ class Agent:
         return self.offers.caps(revision, sys.platform, platform.machine().lower())
 
     def _load(self) -> m.Load:
-        engines, models = self.offers.loads(self.jobs.load_of)
+        engines, models = self.loads()
         drains = self._stopping or self._drains or (self.standing.drains and self.jobs.running)
         state: Literal["ready", "paused", "draining"] = "ready" if self.serves else "draining" if drains else "paused"
         return m.Load(state, self.reason[:300], self.standing.decision.presence, engines, models)
+
+    def loads(self) -> tuple[list[m.EngineState], list[m.ModelState]]:
+        """How engines and models are."""
+        used_s = self._facts.local_use_s
+        return self.offers.loads(self.jobs.load_of, None if used_s is None else used_s < OTHERS_S)
 
     def _engine_failed(self, engine: str, detail: str) -> None:
         self.note(f"engine {engine}: {detail}")

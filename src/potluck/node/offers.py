@@ -164,9 +164,12 @@ class Offers:
         return min(self.settings.slots or total, total, m.MAX_STREAMS)
 
     def loads(
-        self, load_of: Callable[[str, str | None], tuple[int, int]]
+        self, load_of: Callable[[str, str | None], tuple[int, int]], others: bool | None
     ) -> tuple[list[m.EngineState], list[m.ModelState]]:
-        """How engines and models are. `load_of`: how many of our jobs run and wait at an engine, or at its model."""
+        """How engines and models are. `load_of`: how many of our jobs run and wait at an engine, or at its model.
+
+        `others`: somebody else uses the engines too. Else our own count is the truth: an engine's is seconds old.
+        """
         engines, models = [], []
         for id_, one in self.offered.items():
             running, waiting = load_of(id_, None)
@@ -178,11 +181,11 @@ class Offers:
                 m.EngineState(
                     id_,
                     True,
-                    waiting=(load.queued if load is not None and load.queued is not None else 0) + waiting,
-                    running=max(running, seen or 0),
+                    waiting=waiting + ((load.queued if load is not None else 0) or 0),
+                    running=max(running, seen or 0) if others else running,
                     slots=one.engine.slots,
                     kv_used=load.cache_used if load is not None else None,
-                    local_use=None if seen is None else seen > running,
+                    local_use=others,
                 )
             )
             for name in one.models:

@@ -12,7 +12,7 @@ def report(agent: Agent) -> dict[str, Any]:
     loop_now = agent.loop.time()
     standing, jobs, offers = agent.standing, agent.jobs, agent.offers
     until = standing.decision.until_s if not standing.decision.serve else None
-    engines, states = offers.loads(jobs.load_of)
+    engines, states = agent.loads()
     return {
         "node": agent.enrolled.node,
         "name": agent.enrolled.name,
