@@ -9,7 +9,7 @@ import pytest
 from hub_rig import HubGateway, hub_gateway
 
 from potluck.conformance import answers
-from potluck.conformance.node import NodeCall
+from potluck.conformance.node_plays import NodeCall
 from potluck.conformance.provider import FakeProvider
 from potluck.model.node import NodePlace
 from potluck.model.resources import Timeouts
@@ -151,6 +151,17 @@ async def test_what_a_node_says_becomes_a_failure(
         failed = record.attempts[0]
         assert (failed.error_class, failed.phase) == (error_class, phase)
         assert record.target == "fake/ok"
+
+
+async def test_an_engine_that_failed_is_looked_at_by_its_node(tmp_path: Path):
+    """A TASK after the failure, one for many failures; how it went is told."""
+    async with hub_gateway(tmp_path) as gateway:
+        await gateway.node(models=["reset"])
+        for _ in range(3):
+            await ask(gateway, "reset")
+        await gateway.until(lambda: any(event == "probe" for _, event, _ in gateway.heard.reports))
+        probes = [detail for _, event, detail in gateway.heard.reports if event == "probe"]
+        assert probes == ["well, after 1 ms: it answers"]
 
 
 async def test_an_answer_that_is_reset_after_content_ends_honestly(tmp_path: Path):

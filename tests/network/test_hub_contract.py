@@ -9,7 +9,8 @@ from hub_rig import HubGateway, hub_gateway
 from upstream_rig import RecordingSink
 
 from potluck.conformance import answers
-from potluck.conformance.node import FakeNode, NodeCall
+from potluck.conformance.node import FakeNode
+from potluck.conformance.node_plays import NodeCall
 from potluck.ports import Call
 
 WINDOW_BYTES = 192 * 1024

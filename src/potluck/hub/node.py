@@ -11,9 +11,12 @@ Rules of this file
 - A call goes over the link with the fewest streams, of those that may open one; a suspect link may not.
 - A link over which calls run and nothing is heard for `QUIET_S` is asked by a WebSocket ping; after `GONE_S` it is
   given up, long before its heartbeats would. The machine can come back on another one and go on.
+- An engine that failed a call is asked for by TASK, at most once in `PROBE_EVERY_S`: its node looks, and says what it
+  finds in CAPS and LOAD.
 - Whether calls can go there is worked out anew from facts whenever one of them changes, and told if it differs.
 """
 
+import contextlib
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
@@ -34,6 +37,7 @@ CLONE_S: Final = 3.0
 QUIET_S: Final = 5.0
 GONE_S: Final = 15.0
 """what TCP sends again after a break of 10 s comes before it"""
+PROBE_EVERY_S: Final = 30.0
 QUEUED_PER_SLOT: Final = 2
 DRAIN_S: Final = 120.0
 """for what runs on a node that the operator drains"""
@@ -58,6 +62,7 @@ class HubNode:
         "links",
         "load",
         "newcomers",
+        "probed_at",
         "said",
         "sessions",
         "since_at",
@@ -86,6 +91,7 @@ class HubNode:
         self.since_at = 0.0
         """it has been connected, or not, since then (monotonic)"""
         self.drain_told = False
+        self.probed_at = float("-inf")
 
     # --- links
 
@@ -174,6 +180,12 @@ class HubNode:
         self.load = msgspec.structs.replace(self.load or m.Load("draining"), state="draining", reason=drain.reason)
         self.review(now)
 
+    def task_ended(self, result: m.TaskResult) -> None:
+        """What came of a probe."""
+        words = "well" if result.ok else "not well"
+        detail = f": {result.detail}" if result.detail else ""
+        self.links.events.reported(self.id, "probe", f"{words}, after {result.took_ms} ms{detail}")
+
     def in_force(self, revision: int) -> None:
         """What it offered up to this revision is routed by."""
         for session in self._open():
@@ -205,6 +217,7 @@ class HubNode:
         if reason != self.said:
             if reason == "not connected":
                 self.since_at = now
+                self.links.events.reported(self.id, "lost", "its last link is gone")
             self.said = reason
             self.links.events.stands(self.id, reason)
         self._tell_drain()
@@ -328,6 +341,8 @@ class HubNode:
                 self._node_refused(call, event.refusal)
             elif kind is e.WasReset:
                 call.reset(event.reset)
+                if event.reset.code in ("engine_failed", "engine_timeout"):
+                    self._probe(call.place.engine)
             elif kind is e.Lost:
                 call.lost()
             self._next()
@@ -395,6 +410,14 @@ class HubNode:
     def _node_refused(self, call: HubCall, said: m.Refuse) -> None:
         self.links.events.refused(self.id, call.place.model, said.code, said.eta_s)
         call.fail(refusal(said.code, said.retry_after_s if said.retry_after_s is not None else said.eta_s))
+
+    def _probe(self, engine: str) -> None:
+        now, links = self.links.clock(), self._open()
+        if links and now - self.probed_at >= PROBE_EVERY_S:
+            self.probed_at = now
+            with contextlib.suppress(ValueError):  # it was withdrawn meanwhile: the node has looked already
+                links[0].core.task(m.Task(self.links.new_id(), "probe", engine))
+                links[0].socket.wake()
 
     def _over(self, job: Job) -> None:
         self.calls.pop(job, None)

@@ -169,6 +169,9 @@ class Session:
     def _on_drain(self, event: e.DrainCame, now: float) -> None:
         self._node.drain_came(event.drain, now)
 
+    def _on_task_ended(self, event: e.TaskEnded, _: float) -> None:
+        self._node.task_ended(event.result)
+
     def _on_changed(self, event: e.Event, now: float) -> None:
         self.suspect = isinstance(event, e.Suspect)
         self._node.review(now)
@@ -210,7 +213,7 @@ _DO: Final[dict[type[e.Event], Callable[[Session, Any, float], None]]] = {
     e.LoadCame: Session._on_load,
     e.DrainCame: Session._on_drain,
     e.Drained: Session._nothing,
-    e.TaskEnded: Session._nothing,
+    e.TaskEnded: Session._on_task_ended,
     e.Logged: Session._on_logged,
     e.GoingAway: Session._on_goaway,
     e.Suspect: Session._on_changed,

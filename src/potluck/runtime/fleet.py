@@ -37,6 +37,7 @@ FAILED_S: Final = 5.0
 """until the store is tried again"""
 REPORTED: Final = frozenset({"clone", "violation"})
 """kept in the audit log; the rest is only logged"""
+ORDINARY: Final = frozenset({"connected", "lost", "probe"})
 
 
 class NodeNotes:
@@ -46,6 +47,8 @@ class NodeNotes:
         "agent",
         "caps",
         "connects",
+        "last_probe",
+        "last_probe_at_ms",
         "last_report",
         "load",
         "no_work",
@@ -67,6 +70,8 @@ class NodeNotes:
         self.load: Load | None = None
         self.rtt_ms: float | None = None
         self.last_report: str | None = None
+        self.last_probe: str | None = None
+        self.last_probe_at_ms: int | None = None
         self.reported_at: dict[str, float] = {}
         self.stored_at = float("-inf")
 
@@ -133,15 +138,17 @@ class Fleet:
         notes = self._notes(node_id)
         if event == "connected":
             notes.connects += 1
-            return
+        elif event == "probe":
+            notes.last_probe, notes.last_probe_at_ms = detail, int(time.time() * 1000)
         now = time.monotonic()
         if now - notes.reported_at.get(event, float("-inf")) < REPORT_EVERY_S:
             return
         notes.reported_at[event] = now
-        notes.last_report = f"{event}: {detail}"
+        if event not in ORDINARY:
+            notes.last_report = f"{event}: {detail}"
         known = self.snapshots.current.nodes.get(node_id)
         name = known.name if known is not None else node_id
-        (log.info if event == "log" else log.warning)("node %s: %s: %s", name, event, detail)
+        (log.warning if event in REPORTED else log.info)("node %s: %s: %s", name, event, detail)
         if event in REPORTED:
             self._reports.append((node_id, event, detail))
 

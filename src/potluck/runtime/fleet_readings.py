@@ -50,6 +50,8 @@ class FleetReadings:
             no_work=dict(notes.no_work),
             refusals=dict(notes.refusals),
             reconnects=max(0, notes.connects - 1),
+            last_probe_at_ms=notes.last_probe_at_ms,
+            last_probe=notes.last_probe,
             last_report=notes.last_report,
         )
 
