@@ -141,15 +141,15 @@ def _within_bounds(left: list[int], machines: list[Machine], expected: list[Expe
     Machines that would have to load are no part of it: they share nothing yet. Some are always within.
     """
     sharing = [index for index in left if not expected[index].loads]
-    rooms = {index: machines[index].room(now) for index in sharing}
-    if all(machines[index].busy < rooms[index] for index in sharing):
+    if all(expected[index].free for index in sharing):
         return left
     capacities = {index: machines[index].capacity_tps(now) for index in sharing}
     each = BOUND * (sum(machines[index].busy for index in sharing) + 1) / sum(capacities.values())
     return [
         index
         for index in left
-        if expected[index].loads or machines[index].busy < max(rooms[index], ceil(each * capacities[index]))
+        if expected[index].loads
+        or machines[index].busy < max(machines[index].room(now), ceil(each * capacities[index]))
     ]
 
 

@@ -35,6 +35,8 @@ class Expected(msgspec.Struct, frozen=True):
     """share of the prompt that is cached there, 0 to 1"""
     loads: bool
     """it would make the machine load the model; false while it loads already"""
+    free: bool
+    """a slot is"""
     aside: bool
     """it counts as full: what is known of its load is too old, or it has just refused"""
     guessed: bool

@@ -179,16 +179,22 @@ class Machine:
         return None if measured is None or not self._prefill_word else measured * self._prefill_word / 1000
 
     def prefill_ms(self, now: float) -> float:
-        own = self.own_prefill_ms(now)
-        if own is None:
-            return self._peers.prefill_ms(now)
-        if self._prefill_word and self._prefill.median(now, MIN_SAMPLES) is None:
-            return own * self._peers.ratio(now)
-        return own
+        """Per token, as requests are expected to meet it."""
+        return self._reading(now)[0]
 
-    def _decode_ms(self, now: float) -> float:
+    def _reading(self, now: float) -> tuple[float, bool]:
+        """Per token of a prompt; and whether that is a guess."""
+        measured = self._prefill.median(now, MIN_SAMPLES)
+        if measured is None and self._prefill_word:
+            return 1000 / self._prefill_word * self._peers.ratio(now), False
+        if measured is None:
+            measured = self._prefill.median(now)
+        return (self._peers.prefill_ms(now), True) if measured is None else (measured, False)
+
+    def _writing(self, now: float) -> tuple[float, bool]:
+        """Per token of a single stream; and whether that is a guess."""
         own = self.own_decode_ms(now)
-        return self._peers.decode_ms(now) if own is None else own
+        return (self._peers.decode_ms(now), True) if own is None else (own, False)
 
     def _slowed(self, batch: float) -> float:
         return 1 + self._batch_cost * (batch - 1)
@@ -201,11 +207,11 @@ class Machine:
         return max(1, min(self.slots, int(most)))
 
     def room(self, now: float) -> int:
-        return self._room(self._decode_ms(now))
+        return self._room(self._writing(now)[0])
 
     def capacity_tps(self, now: float) -> float:
         """Tokens per second of all its streams together, when it is full."""
-        decode_ms = self._decode_ms(now)
+        decode_ms = self._writing(now)[0]
         room = self._room(decode_ms)
         return 1000 * room / (decode_ms * self._slowed(room))
 
@@ -223,7 +229,7 @@ class Machine:
 
     def expect(self, ask: Ask, now: float) -> Expected:
         """What the request would cost here. Changes nothing."""
-        prefill_ms, decode_ms = self.prefill_ms(now), self._decode_ms(now)
+        (prefill_ms, guessed), (decode_ms, guessed_too) = self._reading(now), self._writing(now)
         room = self._room(decode_ms)
         host = self.host
         busy = len(host.works) + host.others
@@ -252,8 +258,9 @@ class Machine:
             ttft_ms + output_ms,
             cached / ask.prompt_tokens if ask.prompt_tokens else 0.0,
             loads,
+            busy < room,
             self.set_aside(now),
-            self.own_prefill_ms(now) is None or self.own_decode_ms(now) is None,
+            guessed or guessed_too,
         )
 
     def _wait_ms(self, room: int, prefill_ms: float, batch_ms: float, now: float) -> float:
@@ -290,7 +297,7 @@ class Machine:
         if self.resident is False:
             self.resident = True
         self._loading_since = self._loading_until = 0.0
-        work.ends_at = now + work.ask.output_tokens * self._decode_ms(now) * self._slowed(work.batch) / 1000
+        work.ends_at = now + work.ask.output_tokens * self._writing(now)[0] * self._slowed(work.batch) / 1000
 
     def _gone(self, work: "Work") -> None:
         self.in_flight -= 1
@@ -354,7 +361,7 @@ class Work:
         self.prefill_ms = machine.prefill_ms(now)
         """per token, as its prompt's time was worked out"""
         self.loads = expected.loads
-        self.straight = not expected.load_ms and machine.busy < machine.room(now)
+        self.straight = expected.free and not expected.load_ms
         """no load and no wait for a slot before it"""
         self.batch = float(min(machine.slots, machine.busy + 1))
         """streams beside which it runs, itself included"""
