@@ -4,27 +4,29 @@ python alone.py PACKAGE,PACKAGE,… -- node run …
 """
 
 import sys
-from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from typing import Any
 
 
-class Absent(MetaPathFinder):
-    """Finds nothing, loudly, for packages that are not on the list."""
+class Filtered:
+    """A finder that does not find what is not on the list."""
 
-    def __init__(self, there: frozenset[str]) -> None:
+    def __init__(self, finder: Any, there: frozenset[str]) -> None:
+        self._finder = finder
         self._there = there | sys.stdlib_module_names | {"potluck"}
 
-    def find_spec(self, fullname: str, path: Any, target: Any = None) -> ModuleSpec | None:
+    def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
         name = fullname.partition(".")[0]
         if name not in self._there and not name.startswith("_sysconfigdata"):  # of Python's own, named by platform
-            raise ModuleNotFoundError(f"No module named {fullname!r} (not of the agent's list)", name=fullname)
-        return None
+            return None
+        spec: ModuleSpec | None = self._finder.find_spec(fullname, path, target)
+        return spec
 
 
 if __name__ == "__main__":
     separator = sys.argv.index("--")
-    sys.meta_path.insert(0, Absent(frozenset(sys.argv[1].split(","))))
+    packages = frozenset(sys.argv[1].split(","))
+    sys.meta_path[:] = [Filtered(finder, packages) for finder in sys.meta_path]
     sys.argv = ["potluck", *sys.argv[separator + 1 :]]
     from potluck.cli import main
 

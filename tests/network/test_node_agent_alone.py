@@ -42,7 +42,7 @@ class Machine:
     def __init__(self, home: Path) -> None:
         self.home = home
         env = {name: value for name, value in os.environ.items() if not name.startswith("POTLUCK_")}
-        self._env = env | {"POTLUCK_NODE_HOME": str(home), "HOME": str(home.parent)}
+        self.env = env | {"POTLUCK_NODE_HOME": str(home), "HOME": str(home.parent)}
         self.agent: asyncio.subprocess.Process | None = None
 
     async def start(
@@ -51,7 +51,7 @@ class Machine:
         script = str(Path(__file__).with_name("alone.py"))
         return await asyncio.create_subprocess_exec(
             *(sys.executable, script, packages(), "--", *words),
-            env=self._env, stdin=stdin, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+            env=self.env, stdin=stdin, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
         )  # fmt: skip
 
     async def run(self, *words: str, says: bytes = b"") -> tuple[int, str, str]:
@@ -202,6 +202,25 @@ async def test_it_is_small_with_many_streams(scene: Scene) -> None:
     assert peak is not None
     print(f"peak resident: {int(peak[1]) / 1024:.1f} MiB")
     assert int(peak[1]) * 1024 <= RSS_BYTES
+
+
+async def test_a_terminal_gets_plain_tables(scene: Scene) -> None:
+    """Without Rich, what is printed to a terminal is aligned text."""
+    main, terminal = os.openpty()
+    try:
+        command = [sys.executable, str(Path(__file__).with_name("alone.py")), packages(), "--", "node", "status"]
+        process = await asyncio.create_subprocess_exec(
+            *command, env=scene.machine.env, stdin=terminal, stdout=terminal, stderr=terminal
+        )
+        async with asyncio.timeout(60):
+            assert await process.wait() == 0
+        said = os.read(main, 65_536).decode()
+    finally:
+        os.close(terminal)
+        os.close(main)
+    assert "Traceback" not in said
+    assert "MODEL" in said
+    assert CHAT in said
 
 
 async def test_leaving_ends_it(scene: Scene) -> None:

@@ -1,6 +1,7 @@
 """Printing: JSON for programs, aligned plain text for pipes, coloured tables for terminals."""
 
 import datetime as dt
+import importlib.util
 import json
 import shutil
 import sys
@@ -16,6 +17,11 @@ FOLDING = frozenset({"targets", "models", "fallback", "more", "base_url", "error
 FOLDED_WIDTH = 20
 
 _STATES = {"ok": "32", "warn": "33", "fail": "31", "skip": "2"}
+
+
+def has_rich() -> bool:
+    """Rich is installed; on a machine that only shares its engines it is not."""
+    return importlib.util.find_spec("rich") is not None
 
 
 class Output:

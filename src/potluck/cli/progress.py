@@ -4,6 +4,7 @@ import sys
 import time
 from typing import Any
 
+from potluck.cli.output import has_rich
 from potluck.cli.session import Session
 
 PLAIN_EVERY_S = 3.0
@@ -14,7 +15,7 @@ class Bar:
 
     def __init__(self, session: Session) -> None:
         self._quiet = session.json
-        self._terminal = sys.stderr.isatty() and not session.given.get("no_color")
+        self._terminal = sys.stderr.isatty() and not session.given.get("no_color") and has_rich()
         self._step = ""
         self._said_at = time.monotonic()
         self._rich: Any = None

