@@ -1,0 +1,163 @@
+"""An agent on a machine whose owner comes back: in time, and with no more than was the node's."""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from agent_rig import PACE, LinkGateway, enrol, until
+from unloadable import Unloadable
+
+from potluck.conformance.call import Call
+from potluck.conformance.engines import CHAT, EMBED
+from potluck.node import machine as machines
+from potluck.node.agent import Agent
+from potluck.node.facts import Hardware, Reading
+from potluck.node.identity import fresh_key
+from potluck.node.machine import OwnMachine
+from potluck.node.settings import NodeSettings
+
+AWAY = Reading(False, 9000.0)
+GAME = Reading(True, 0.1, full_screen=True)
+HERE = Reading(True, 0.1)
+
+
+class Desk:
+    """What the probes see; a test says so."""
+
+    def __init__(self) -> None:
+        self.seen = AWAY
+        self.hardware = Hardware(on_battery=False)
+        self.ports: frozenset[int] = frozenset()
+        self.calling = False
+
+    def read(self) -> Reading:
+        return self.seen
+
+
+class Probe(Desk):
+    """The hardware's side of it."""
+
+    def __init__(self, desk: Desk) -> None:
+        super().__init__()
+        self._desk = desk
+
+    def read(self) -> Hardware:  # type: ignore[override]
+        return self._desk.hardware
+
+
+@pytest.fixture
+def desk(monkeypatch: pytest.MonkeyPatch) -> Desk:
+    """Stands in for this machine's probes."""
+    desk = Desk()
+    monkeypatch.setattr(machines, "presence_here", lambda: desk)
+    monkeypatch.setattr(machines, "HardwareProbe", lambda: Probe(desk))
+    return desk
+
+
+@pytest.fixture
+async def engine() -> AsyncIterator[Unloadable]:
+    """An Ollama in which the owner has a model; it loads another with the first call, and answers without end."""
+    async with Unloadable("ollama") as found:
+        found.resident = {EMBED}
+
+        async def play(call: Call) -> None:
+            found.resident |= {CHAT}
+            await call.sse()
+            await call.silence()
+
+        found.script[CHAT] = play
+        yield found
+
+
+@asynccontextmanager
+async def serving(path: Path, engine: Unloadable, **members: object) -> AsyncIterator[tuple[Agent, LinkGateway]]:
+    """An agent in mode `idle` that serves."""
+    key, gateway = fresh_key(), LinkGateway()
+    await gateway.start(key)
+    home = enrol(path, gateway, key)
+    settings = NodeSettings(mode=("idle",), engines=(engine.base_url,), discover=False, page_port=0, **members)  # type: ignore[arg-type]
+    agent = Agent(home, lambda: settings, OwnMachine(home), ports=(), pace=PACE)
+    task = asyncio.get_running_loop().create_task(agent.run())
+    try:
+        await served(gateway)
+        yield agent, gateway
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await gateway.stop()
+
+
+async def served(gateway: LinkGateway) -> None:
+    """Every link says so."""
+    await until(
+        lambda: gateway.links and all(link.load and link.load.state == "ready" for link in gateway.links),
+        "it never served",
+    )
+
+
+def asked() -> bytes:
+    """A request's body."""
+    return json.dumps({"model": CHAT, "stream": True, "messages": [{"role": "user", "content": "hi"}]}).encode()
+
+
+async def test_a_game_ends_what_runs_and_has_the_gpu_within_two_seconds(
+    desk: Desk, engine: Unloadable, tmp_path: Path
+) -> None:
+    """From the probe's first sight of it, in the best of three: the stream is reset, the node's model is gone, the
+    owner's is not."""
+    took_s = []
+    async with serving(tmp_path, engine, reenter_s=0) as (agent, gateway):
+        for _ in range(3):
+            desk.seen = AWAY
+            await served(gateway)
+            opened = gateway.open(CHAT, asked())
+            await until(lambda: CHAT in engine.resident)
+            began_s = time.monotonic()
+            desk.seen = GAME
+            await opened.over()
+            await until(lambda: CHAT not in engine.resident, "the GPU was not freed")
+            took_s.append(time.monotonic() - began_s)
+            assert opened.end == "reset owner_active"
+            assert engine.resident == {EMBED}
+            assert "whole screen" in agent.reason
+            await until(lambda: all(link.load and link.load.presence == "active" for link in gateway.links))
+    assert min(took_s) < 2.0, took_s
+
+
+async def test_the_owner_at_the_keyboard_gets_no_new_work_and_leaves_a_grace(
+    desk: Desk, engine: Unloadable, tmp_path: Path
+) -> None:
+    """No new work at once; what runs ends with the grace; the model stays for its minute."""
+    async with serving(tmp_path, engine, grace_s=0.5) as (agent, gateway):
+        opened = gateway.open(CHAT, asked())
+        await until(lambda: CHAT in engine.resident)
+        desk.seen = HERE
+        await until(lambda: agent.state == "paused", timeout_s=2.5)
+        assert not opened.end
+        await opened.over()
+        assert opened.end == "reset owner_active"
+        assert engine.resident == {CHAT, EMBED}
+
+
+async def test_pulling_the_plug_counts(desk: Desk, engine: Unloadable, tmp_path: Path) -> None:
+    """On battery nothing is served, and the page says so."""
+    async with serving(tmp_path, engine) as (agent, _):
+        desk.hardware = Hardware(on_battery=True)
+        await until(lambda: agent.state == "paused", timeout_s=5.0)
+        assert "battery" in agent.reason
+
+
+async def test_a_probe_that_fails_is_not_nobody(desk: Desk, engine: Unloadable, tmp_path: Path) -> None:
+    """What was seen last counts no longer, and the machine is its owner's."""
+    async with serving(tmp_path, engine) as (agent, _):
+        del desk.seen
+        machine = agent._machine
+        assert isinstance(machine, OwnMachine)
+        assert machine._presence is not None
+        machine._presence._stale_s = 0.2
+        await until(lambda: agent.state == "paused", timeout_s=5.0)
+        assert "cannot be seen" in agent.reason
