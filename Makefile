@@ -25,6 +25,7 @@ help:
 
 install: $(SERVE) $(DEV) $(COMPONENTS)
 	@$(BIN)/potluck local-model install
+	@$(BIN)/python -m potluck.admin.installers
 
 # exec: signals reach the gateway itself, and no shell stands between it and make
 serve: $(SERVE)

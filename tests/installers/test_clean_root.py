@@ -33,7 +33,6 @@ REASON = clean_root.why_not()
 pytestmark = [
     pytest.mark.long,
     pytest.mark.timeout(900),
-    pytest.mark.xdist_group("clean_root"),
     pytest.mark.skipif(bool(REASON), reason=REASON),
 ]
 

@@ -1,7 +1,10 @@
 """What `/install…` serves: public, pinned by hashes, and only under the gateway's own addresses."""
 
 import hashlib
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import httpx
@@ -90,3 +93,18 @@ async def test_the_reference_stays_about_the_api(api: httpx.AsyncClient) -> None
     """Installers are no part of the API's document."""
     paths = (await api.get("/api/openapi.json")).json()["paths"]
     assert not [path for path in paths if path.startswith("/install")]
+
+
+def test_the_wheel_can_be_made_beforehand(tmp_path: Path) -> None:
+    """`python -m potluck.admin.installers` puts into the home what the gateway will serve, and says where."""
+    done = subprocess.run(
+        [sys.executable, "-m", "potluck.admin.installers"],
+        env={**os.environ, "POTLUCK_HOME": str(tmp_path / "home")},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    place = tmp_path / "home" / "wheels" / WHEEL.rpartition("/")[2]
+    assert (done.returncode, str(place) in done.stdout) == (0, True), done.stderr
+    assert hashlib.sha256(place.read_bytes()).hexdigest() in done.stdout
