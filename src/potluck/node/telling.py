@@ -1,7 +1,8 @@
 """What the gateway is told: CAPS when what is offered changes, LOAD each heartbeat and when something changed.
 
 Rules of this file
-- On each link CAPS comes first, and a revision is said once; LOAD follows, and names no engine that CAPS did not.
+- On each link CAPS comes first, and a revision is said once; LOAD follows, and names no engine that CAPS did not. At
+  the start engines are looked for before it is said that there are none: a gateway takes changes up with a delay.
 - What changes is said together, not oftener than each `SAY_EVERY_S`, far below the rate at which a gateway ends the
   link; only whether the machine serves is said at once.
 """
@@ -16,6 +17,7 @@ from potluck.node.dialing import Link, Links
 from potluck.wire import link_messages as m
 
 SAY_EVERY_S: Final = 0.25
+LOOKING_S: Final = 10.0
 
 
 class Telling:
@@ -36,18 +38,16 @@ class Telling:
         """as it was said last, with its revision"""
         self._revision_of: dict[Link, int] = {}
         self._last: m.Load | None = None
-        self._acked = -1
+        self._born_at = loop.time()
+        self.in_force = False
+        """the gateway said that it routes by what is offered; forgotten when all links are gone"""
         self._said_at = -SAY_EVERY_S
         self._later: asyncio.TimerHandle | None = None
 
-    @property
-    def in_force(self) -> bool:
-        """A gateway said on this link, or on another that is up, that it routes by what is offered."""
-        return self._acked >= 0
-
     def acked(self, revision: int) -> None:
         """CAPS_ACK came."""
-        self._acked = revision
+        if revision == self._said.revision and self._said.models:
+            self.in_force = True
 
     def soon(self) -> None:
         """Something may have changed: say it, if it did."""
@@ -81,7 +81,7 @@ class Telling:
         up = self._links.up
         self._revision_of = {link: self._revision_of[link] for link in up if link in self._revision_of}
         if not up:
-            self._acked = -1
+            self.in_force = False
         load = self._load()
         changed = load != self._last
         for link in up:
@@ -98,6 +98,8 @@ class Telling:
     def _tell_caps(self, link: Link) -> bool:
         """True: they were said."""
         caps = self._caps(self._said.revision)
+        if not caps.models and not self._said.revision and self._loop.time() - self._born_at < LOOKING_S:
+            return False
         if caps != self._said:
             self._said = msgspec.structs.replace(caps, revision=self._said.revision + 1)
         if self._revision_of.get(link, -1) >= self._said.revision:
