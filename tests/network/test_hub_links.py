@@ -327,6 +327,34 @@ async def test_text_and_oversized_messages_end_the_link(tmp_path: Path):
         assert gateway.heard.stand(node.identity.node) == "not connected"
 
 
+async def test_fragments_are_put_together_within_bounds(tmp_path: Path):
+    """What a proxy cut is whole again; a message in endlessly many pieces ends the link, and so do endless pings."""
+    async with hub_gateway(tmp_path) as gateway:
+        node = await gateway.node(links=2)
+        load = f.frame(f.LOAD, 0, f.encode(m.Load("paused", "in pieces" * 8)))
+        node.links[0].send_in_parts(load, 10)
+        await gateway.until(lambda: gateway.heard.stand(node.identity.node) == "paused: " + "in pieces" * 8)
+        node.links[0].send_in_parts(load, 1)
+        await gateway.until(lambda: len(node.links) == 1)
+        node.links[0].ping(90)
+        node.says(m.Load("ready"))
+        await gateway.until(lambda: gateway.heard.stand(node.identity.node) == "")
+        node.links[0].ping(90)
+        await gateway.until(lambda: not node.links)
+        assert gateway.links.failed["websocket"] == 2
+
+
+async def test_what_was_said_before_the_end_counts(tmp_path: Path):
+    """The last frames of a node that leaves come in one read with its close."""
+    async with hub_gateway(tmp_path) as gateway:
+        node = await gateway.node()
+        link = node.links[0]
+        link.core.load(m.Load("ready", "bye"))
+        link.leave()
+        await gateway.until(lambda: gateway.heard.stand(node.identity.node) == "not connected")
+        assert gateway.heard.loads[-1][1].reason == "bye"
+
+
 async def test_a_stranger_may_not_send_much(tmp_path: Path):
     """Before HELLO was read, a message is no larger than an early frame."""
     async with hub_gateway(tmp_path) as gateway:

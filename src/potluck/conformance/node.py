@@ -341,6 +341,20 @@ class FakeLink(asyncio.Protocol):
         self._proto.send_text(text.encode())
         self._write()
 
+    def send_in_parts(self, frame: bytes, size: int) -> None:
+        """A message cut into WebSocket fragments of that size."""
+        parts = [frame[at : at + size] for at in range(0, len(frame), max(1, size))]
+        self._proto.send_binary(parts[0], fin=len(parts) == 1)
+        for n, part in enumerate(parts[1:], 2):
+            self._proto.send_continuation(part, fin=n == len(parts))
+        self._write()
+
+    def ping(self, count: int) -> None:
+        """WebSocket pings."""
+        for _ in range(count):
+            self._proto.send_ping(b"?")
+        self._write()
+
     def leave(self) -> None:
         """GOAWAY, and close."""
         for event in self.core.close("leaving", "", time.monotonic()):

@@ -1,4 +1,4 @@
-"""What a fake node does with a request: the pen for its answer, and the ways to answer that a model's name can ask for."""
+"""What a fake node does with a request: the pen for its answer, and the ways to answer that a model's name asks for."""
 
 import asyncio
 import json

@@ -103,6 +103,9 @@ class HubNode:
         unasked = [each for each in others if each not in session.asked]
         if unasked:
             if session not in self.newcomers:
+                if len(self.newcomers) >= MAX_LINKS:
+                    session.end("clone", "others wait to be let in with this key", now)
+                    return False
                 self.newcomers.append(session)
             session.ruling_at = now + CLONE_S
             for each in unasked:

@@ -7,6 +7,8 @@ Rules of this file
 - It never stops reading: what limits a node is the window of the link, and a reader that stops hears no heartbeat.
 - It writes while the transport takes it: bodies wait in the core meanwhile, whose control frames are bounded; pongs
   that the peer does not take end the connection.
+- WebSocket pings and pongs are few (`m.CONTROL_PER_S`), and so are the fragments of a message: neither costs memory or
+  time that a window would not bound.
 - One binary message is one frame. Until HELLO was read a message is at most an early frame's size, so that strangers
   cost little. A text message ends the link.
 - Its last words are the core's GOAWAY, then the WebSocket's own close. After `CLOSE_S` it is cut.
@@ -32,6 +34,8 @@ PATH: Final = "/node/v1/link"
 MAX_HANDSHAKE_BYTES: Final = 16 * 1024
 MAX_MESSAGE_BYTES: Final = m.MAX_CAPS_BYTES + f.DATA_HEADER.size
 MAX_EARLY_MESSAGE_BYTES: Final = m.MAX_EARLY_BYTES + f.HEADER.size
+MAX_PARTS: Final = 64
+"""fragments of one message: some proxies cut large ones"""
 MAX_PONGS: Final = 32
 """unsent answers to a peer's WebSocket pings"""
 CLOSE_S: Final = 1.0
@@ -83,6 +87,8 @@ class NodeSocket(asyncio.Protocol):
     """One connection, from the hand-over to its end."""
 
     __slots__ = (
+        "_allowance",
+        "_allowance_at",
         "_blocked",
         "_closing",
         "_door",
@@ -108,6 +114,7 @@ class NodeSocket(asyncio.Protocol):
         self._ear: Ear | None = None
         self._blocked = self._closing = self._pumping = False
         self._handshake_bytes = 0
+        self._allowance, self._allowance_at = float(m.CONTROL_BURST), clock()
         self._parts: list[bytes] = []
         """of a message that came in several WebSocket frames"""
         self.deadline = FOREVER
@@ -133,10 +140,10 @@ class NodeSocket(asyncio.Protocol):
                 self._refuse(431, "Request Header Fields Too Large")
                 return
         proto.receive_data(data)
-        now = clock()
+        now, ended = clock(), proto.eof_sent
         for event in proto.events_received():
-            if self._closing:
-                continue
+            if self._closing or proto.eof_sent != ended:
+                break  # this side has ended it; what the other side said before its own end still counts
             if isinstance(event, Request):
                 self._upgrade(event)
             elif isinstance(event, Frame):
@@ -272,13 +279,20 @@ class NodeSocket(asyncio.Protocol):
             ear.message(bytes(frame.data), now)
         elif opcode is Opcode.BINARY or opcode is Opcode.CONT:
             self._parts.append(bytes(frame.data))
-            if frame.fin:
+            if len(self._parts) > MAX_PARTS:
+                self._proto.fail(1008, "a message in too many pieces")
+            elif frame.fin:
                 parts, self._parts = self._parts, []
                 ear.message(b"".join(parts), now)
         elif opcode is Opcode.TEXT:
             self._proto.fail(1003, "frames are binary messages")
-        elif opcode is Opcode.PONG:
-            ear.pong(bytes(frame.data))
+        elif opcode is Opcode.PING or opcode is Opcode.PONG:
+            grown = self._allowance + (now - self._allowance_at) * m.CONTROL_PER_S
+            self._allowance, self._allowance_at = min(float(m.CONTROL_BURST), grown) - 1, now
+            if self._allowance < 0:
+                self._proto.fail(1008, "too many pings")
+            elif opcode is Opcode.PONG:
+                ear.pong(bytes(frame.data))
 
     def _write(self) -> None:
         writes = self._proto.data_to_send()

@@ -166,7 +166,7 @@ class Fleet:
                     written_at = time.monotonic()
                     await self.upkeep()
             except Exception as error:
-                # what was announced is announced again with the next connect; what runs goes on by what is stored
+                # a full or failing disk: what runs goes on by what is stored, and what was announced is tried again
                 log.warning("what nodes tell could not be stored: %s: %s", type(error).__name__, error)
                 await asyncio.sleep(FAILED_S)
 
@@ -206,6 +206,9 @@ class Fleet:
                 await self._do(node_id, store_offer)
             except OperationError as error:
                 log.info("the offer of node %s is not kept: %s", node_id, error.detail)
+            except Exception:
+                self._offers.setdefault(node_id, (caps, agent))
+                raise
             else:
                 self.in_force(node_id, caps.revision)
 
