@@ -15,7 +15,7 @@ from potluck.conformance.call import Call
 from potluck.conformance.engines import CHAT, EMBED
 from potluck.node import machine as machines
 from potluck.node.agent import Agent
-from potluck.node.facts import Hardware, Reading
+from potluck.node.facts import Gpu, Hardware, Reading
 from potluck.node.identity import fresh_key
 from potluck.node.machine import OwnMachine
 from potluck.node.settings import NodeSettings
@@ -149,6 +149,23 @@ async def test_pulling_the_plug_counts(desk: Desk, engine: Unloadable, tmp_path:
         desk.hardware = Hardware(on_battery=True)
         await until(lambda: agent.state == "paused", timeout_s=5.0)
         assert "battery" in agent.reason
+
+
+async def test_a_model_that_does_not_fit_is_not_loaded(desk: Desk, engine: Unloadable, tmp_path: Path) -> None:
+    """Beside what is kept free of the GPU's memory there is room for what is there, not for another model."""
+    desk.hardware = Hardware(gpus=(Gpu("0", total_bytes=2 << 30, used_bytes=1 << 30),))
+    async with serving(tmp_path, engine, keep_vram_bytes=1 << 29) as (agent, gateway):
+        await until(lambda: agent._facts.hardware.gpus)
+        opened = await gateway.open(CHAT, asked()).over()
+        assert opened.end == "refused no_vram"
+        engine.resident |= {CHAT}
+        watch = agent.offers.watch_of(next(iter(agent.offers.offered)))
+        assert watch is not None
+        await until(lambda: CHAT in (watch.load.resident or ()))
+        opened = gateway.open(CHAT, asked())
+        await until(lambda: agent.jobs.running)
+        opened.cancel()
+        assert (await opened.over()).end == "confirmed"
 
 
 async def test_a_probe_that_fails_is_not_nobody(desk: Desk, engine: Unloadable, tmp_path: Path) -> None:

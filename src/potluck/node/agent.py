@@ -31,6 +31,7 @@ from potluck.node.home import Enrolled, Home, HomeError, Kept
 from potluck.node.identity import Identity, from_text
 from potluck.node.jobs import Jobs
 from potluck.node.offers import Offers
+from potluck.node.rules import room_for
 from potluck.node.settings import NodeSettings
 from potluck.node.standing import Standing
 from potluck.node.telling import Telling
@@ -114,7 +115,7 @@ class Agent:
             ports=ports,
             pace=pace,
         )
-        self.jobs = Jobs(self.offers.find, self.links.pump, self._changed, self._engine_failed)
+        self.jobs = Jobs(self.offers.find, self.links.pump, self._changed, self._engine_failed, self._has_room)
         self.telling = Telling(loop, self.links, self._caps, self._load)
         self._drains: dict[Link, float] = {}
         """links over which the gateway asked for no more work, and when what runs is to be over"""
@@ -248,6 +249,14 @@ class Agent:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(TICK_S):
                     await self._look.wait()
+
+    def _has_room(self, engine: str, model: str) -> bool:
+        """True also where that cannot be known."""
+        watch = self.offers.watch_of(engine)
+        if watch is None or watch.engine is None or watch.load.resident is None or model in watch.load.resident:
+            return True
+        [size_bytes] = [each.size_bytes for each in watch.engine.models if each.name == model] or [None]
+        return size_bytes is None or room_for(self.settings, self._facts, size_bytes)
 
     def _heed_settings(self) -> None:
         changed = self.home.changed_at("settings.json")

@@ -142,6 +142,7 @@ class Jobs:
 
     `find(engine, model, path)`: where it is served, None if that is not offered. `pump()`: what was said is to be sent.
     `on_change()`: another number of them runs or waits. `on_failure(engine, detail)`: a call to it failed.
+    `has_room(engine, model)`: False where a model would have to be loaded into memory that its owner keeps free.
     """
 
     def __init__(
@@ -150,8 +151,10 @@ class Jobs:
         pump: Callable[[], None],
         on_change: Callable[[], None],
         on_failure: Callable[[str, str], None],
+        has_room: Callable[[str, str], bool] = lambda _engine, _model: True,
     ) -> None:
         self._find = find
+        self._has_room = has_room
         self.pump = pump
         self._on_change = on_change
         self.on_failure = on_failure
@@ -245,6 +248,8 @@ class Jobs:
             self._refuse(job, "model_gone", "this machine does not offer that model")
         elif self.closed is not None:
             self._refuse(job, *self.closed)
+        elif not self._has_room(request.engine, request.model):
+            self._refuse(job, "no_vram", "the model does not fit beside what is kept free of the GPU's memory")
         elif self._held_bytes + request.body_bytes > HELD_BODIES_BYTES:
             self._refuse(job, "busy", "too much waits to be read here")
         else:

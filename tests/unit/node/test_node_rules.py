@@ -311,7 +311,7 @@ modes = st.sampled_from(
 moments = st.lists(st.tuples(st.floats(-5, 900), facts, wishes), min_size=1, max_size=40)
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(modes, st.booleans(), moments)
 def test_what_holds_whatever_happens(
     mode: tuple[str, ...], headless: bool, story: list[tuple[float, Facts, Wish]]
@@ -345,7 +345,7 @@ def test_what_holds_whatever_happens(
             assert there.idle_s is not None or there.active is False or (headless and there.active is None)
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(st.lists(st.tuples(st.floats(0, 400), facts), min_size=2, max_size=60))
 def test_it_does_not_flap(story: list[tuple[float, Facts]]) -> None:
     """Between giving the machine back and serving again lies at least the rest, and the more hard exits there were in
