@@ -5,6 +5,7 @@ It knows one node, welcomes it, and opens what a test wants opened, also what no
 
 import asyncio
 import secrets
+import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -111,7 +112,8 @@ class GatewayLink:
 class LinkGateway:
     """Listens, and keeps what it hears."""
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
+        self._tls = tls
         self.key = Identity(fresh_key())
         self.node_key = Identity(fresh_key())
         self.table = JobTable("gateway")
@@ -134,13 +136,18 @@ class LinkGateway:
     async def start_again(self) -> None:
         """At the same port."""
         self._server = await serve(
-            self._accept, "127.0.0.1", self.port, subprotocols=[Subprotocol(m.SUBPROTOCOL)], compression=None
+            self._accept,
+            "127.0.0.1",
+            self.port,
+            subprotocols=[Subprotocol(m.SUBPROTOCOL)],
+            compression=None,
+            ssl=self._tls,
         )
         self.port = self._server.sockets[0].getsockname()[1]
 
     @property
     def origin(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"{'https' if self._tls else 'http'}://127.0.0.1:{self.port}"
 
     @property
     def party(self) -> Party:
@@ -271,13 +278,14 @@ class Rig:
         )
 
 
-def enrol(path: Path, gateway: LinkGateway, key: bytes, origin: str = "") -> Home:
+def enrol(path: Path, gateway: LinkGateway, key: bytes, origin: str = "", ca_file: str = "") -> Home:
     """The files of a machine that has joined."""
     home = Home(path)
     home.prepare()
     origin = origin or gateway.origin
     home.write("key", KeyFile("nky_1", to_text(key)))
-    home.write("node.json", Enrolled(origin, origin, to_text(gateway.key.public), "node_1", "lab-1"))
+    pinned = to_text(gateway.key.public)
+    home.write("node.json", Enrolled(origin, origin, pinned, "node_1", "lab-1", ca_file=ca_file))
     return home
 
 
@@ -289,6 +297,7 @@ async def rigged(
     gateway: LinkGateway | None = None,
     ports: tuple[int, ...] = (),
     anew: bool = True,
+    ca_file: str = "",
 ) -> AsyncIterator[Rig]:
     """An agent with these settings that runs against a gateway of its own, until the block ends.
 
@@ -296,7 +305,7 @@ async def rigged(
     """
     key, gateway = fresh_key(), gateway or LinkGateway()
     await gateway.start(key)
-    home = enrol(path, gateway, key)
+    home = enrol(path, gateway, key, ca_file=ca_file)
     if anew:
         home.remove("state.json")
     machine = StillMachine()

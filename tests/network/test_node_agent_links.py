@@ -2,11 +2,13 @@
 
 import asyncio
 import json
+import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 from agent_rig import PACE, LinkGateway, StillMachine, enrol, rigged, until
 
 from potluck.conformance.call import Call
@@ -141,6 +143,39 @@ async def test_another_gateway_at_the_address_gets_nothing(engine: FakeEngine, t
             link.cut()
         await until(lambda: "another gateway answers" in rig.agent.reason)
         assert not rig.agent.links.up
+
+
+async def test_tls_is_verified(engine: FakeEngine, tmp_path: Path) -> None:
+    """Over TLS the gateway's certificate has to come from the system's roots, or from the file that was named."""
+    authority = trustme.CA()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    roots = tmp_path / "roots.pem"
+    authority.cert_pem.write_to_path(str(roots))
+    async with rigged(tmp_path / "a", owner(engine), gateway=LinkGateway(context)) as rig:
+        await until(lambda: "certificate is not trusted" in rig.agent.reason)
+        assert not rig.gateway.dials
+    async with rigged(tmp_path / "b", owner(engine), gateway=LinkGateway(context), ca_file=str(roots)) as rig:
+        await rig.ready()
+        assert (await rig.gateway.open(CHAT, asked()).over()).end == "ended"
+
+
+async def test_a_changed_network_is_tried_at_once(
+    engine: FakeEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When this machine's addresses change, links from one that is gone are dropped, and no back-off is waited for."""
+    found = frozenset({("lo", "127.0.0.1")})
+    monkeypatch.setattr(dialing, "addresses", lambda: found)
+    monkeypatch.setattr(dialing, "NETWORK_LOOK_S", 0.05)
+    async with rigged(tmp_path, owner(engine)) as rig:
+        await rig.ready()
+        old = set(rig.gateway.links)
+        monkeypatch.setattr(dialing.random, "uniform", lambda low, high: 3600.0)
+        found = frozenset({("eth0", "192.0.2.1")})
+        await until(lambda: not rig.agent.links.up and all(slot.next_try for slot in rig.agent.links.slots[:1]))
+        found = frozenset({("lo", "127.0.0.1")})
+        await rig.ready()
+        assert old.isdisjoint(rig.gateway.links)
 
 
 async def test_no_redirect_is_followed(engine: FakeEngine, tmp_path: Path) -> None:
