@@ -1,4 +1,4 @@
-"""What machines have in common: the node that several models are on, and the class of those that serve the same model.
+"""What machines have in common: the engine that several models are on, and the class of those with the same model.
 
 A machine that nothing is known of is taken for the median of its class, never for a slow one.
 """
@@ -70,7 +70,10 @@ class Peers:
 
 
 class Host:
-    """What the models on one node have in common: its slots are taken, and its time is used, by all of them."""
+    """What the models of one engine on one node share: their calls take its slots, and its time.
+
+    Another engine on that node has slots of its own; what the two take from each other is measured, not known.
+    """
 
     __slots__ = ("ahead_ms", "begun_at", "machines", "others", "others_waiting", "works")
 
@@ -105,5 +108,5 @@ class Host:
             self.ahead_ms = 0.0
 
     def load_wait_ms(self, now: float) -> float:
-        """Until no model is being loaded any more: a node loads one at a time."""
+        """Until no model is being loaded any more: it loads one at a time."""
         return max([machine.loading_ms(now) for machine in self.machines], default=0.0)

@@ -66,7 +66,7 @@ class Machine:
     )
 
     def __init__(self, peers: Peers | None = None, host: Host | None = None) -> None:
-        """`peers`: the machines that serve the same model. `host`: the node, shared with its other models."""
+        """`peers`: the machines that serve the same model. `host`: of its engine, for all the engine's models."""
         self.resident: bool | None = None
         """None: nobody said"""
         self.slots = 1
@@ -153,7 +153,7 @@ class Machine:
 
     @property
     def busy(self) -> int:
-        """Calls at its node, ours and others', of all its models."""
+        """Calls at its engine, ours and others', of all its models."""
         return len(self.host.works) + self.host.others
 
     def own_prefill_ms(self, now: float) -> float | None:

@@ -172,7 +172,7 @@ class Registry:
         self.peers: dict[str, Peers] = {}
         """of machines, by the model that they serve"""
         self.hosts: dict[str, Host] = {}
-        """what the models on a node have in common, by its id"""
+        """what an engine's models have in common, by the id of its node and its own"""
         self.keys: dict[str, KeyHealth] = {}
         """by credential id"""
         self.mixes: dict[str, TokenMix] = {}
@@ -241,7 +241,7 @@ class Registry:
         standing = self.standing(place)
         if standing.machine is None:
             peers = self.peers.setdefault(_model_at(place), Peers())
-            standing.machine = Machine(peers, self.hosts.setdefault(place.partition(" ")[0], Host()))
+            standing.machine = Machine(peers, self.hosts.setdefault(place.rpartition(" ")[0], Host()))
         return standing.machine
 
     def mix(self, project_id: str) -> TokenMix:
@@ -395,7 +395,8 @@ class Registry:
         if len(self.away) > len(snapshot.nodes):
             for node_id in [node_id for node_id in self.away if node_id not in snapshot.nodes]:
                 del self.away[node_id]
-                self.hosts.pop(node_id, None)
+                for host in [host for host in self.hosts if host.partition(" ")[0] == node_id]:
+                    del self.hosts[host]
                 self._drop(self._on_node.pop(node_id, []))
         if len(self.lanes) <= MAX_PLACES and not any(lane.held for lane in self.impaired):
             return

@@ -183,6 +183,13 @@ def test_a_small_machine_within_a_tie_gets_work() -> None:
     assert found[1] / found[0] == pytest.approx(0.9, rel=0.15)
 
 
+def test_a_much_later_first_token_is_no_tie() -> None:
+    """Totals within 1.5 s of each other, and a first token that comes a second later: people would see that."""
+    quick, far = machine(), machine(rtt_ms=1_000.0)
+    assert pool([quick, far]) == [0]
+    assert pool([quick, machine(rtt_ms=100.0)]) == [0, 1]
+
+
 def test_nodes_that_had_no_work_for_long_are_drawn_twice_as_often() -> None:
     """No starvation within a tie: what is owed grows for ten minutes."""
     fresh, idle = machine(), machine()

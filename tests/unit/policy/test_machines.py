@@ -137,7 +137,7 @@ def test_reported_calls_are_not_counted_twice() -> None:
     assert made.busy == 0
 
 
-def test_models_on_one_node_share_its_slots() -> None:
+def test_models_of_one_engine_share_its_slots() -> None:
     """A call of one model is ahead of the other's calls; loads follow each other."""
     host = Host()
     one, other = machine(host=host, slots=1), machine(host=host, slots=1)

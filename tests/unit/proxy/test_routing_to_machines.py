@@ -5,6 +5,8 @@ from collections import Counter
 import msgspec
 from route_rig import BODY_BYTES, World, envelope, failure, on_node, target
 
+from potluck.model.node import place_of
+from potluck.policy.machine_cost import Ask
 from potluck.policy.machines import Machine
 from potluck.policy.mix import DEFAULT_REQUEST
 from potluck.proxy.candidates import LaneOption
@@ -155,3 +157,16 @@ def test_a_rehearsal_looks_at_the_live_machines_and_changes_none() -> None:
     assert told.plan is not None
     assert set(told.order) == {"node:lab/m", "node:rig/m"}
     assert lab.busy == 0
+
+
+def test_models_of_one_engine_are_known_to_belong_together() -> None:
+    """A call of one is on the other's account, not on another engine's; with the node all of it is forgotten."""
+    world = town()
+    other, elsewhere = on_node("lab", "n"), on_node("lab", "n", place=place_of("node_lab", "f", "n"))
+    made = [world.registry.machine(each.place) for each in (LAB, other, elsewhere)]
+    made[0].begin(Ask(100, 100), world.now)
+    assert [each.busy for each in made] == [1, 1, 0]
+    world.ask()
+    world.swap(models={}, pins={}, nodes={"node_rig": world.current.nodes["node_rig"]})
+    world.registry.forget(world.current)
+    assert not [name for name in world.registry.hosts if name.startswith("node_lab ")]
