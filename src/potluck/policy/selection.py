@@ -290,11 +290,9 @@ def score(strategy: Strategy, options: Sequence[Option], index: int, wish: Wish)
     """The number that ranks `options[index]` among `options`; lower is better but for weights and shares."""
     option = options[index]
     machine = f"; {_time_text(option, wish)}" if option.standing.machine is not None else ""
-    if strategy == "priority":
-        return Score(option.priority, "tier", f"tier {option.priority}{machine}")
-    if strategy == "weighted":
-        total = sum(each.weight for each in options)
-        return Score(option.weight, "weight", f"weight {option.weight} of {total}{machine}")
+    if strategy in ("priority", "weighted"):
+        written = _written(strategy, options, index)
+        return Score(written.value, written.unit, written.text + machine)
     if strategy == "cheapest":
         return Score(option.cost, "nano-USD", _cost_text(option.cost) + machine)
     if strategy == "fastest":
@@ -309,6 +307,15 @@ def score(strategy: Strategy, options: Sequence[Option], index: int, wish: Wish)
     return Score(share, "share", f"{100 * share:.0f} % of the draws: {parts}")
 
 
+def _written(strategy: Strategy, options: Sequence[Option], index: int) -> Score:
+    """Of `priority` and `weighted`, which go by what is written down."""
+    option = options[index]
+    if strategy == "priority":
+        return Score(option.priority, "tier", f"tier {option.priority}")
+    total = sum(each.weight for each in options)
+    return Score(option.weight, "weight", f"weight {option.weight} of {total}")
+
+
 def lasting_score(strategy: Strategy, options: Sequence[Option], index: int, wish: Wish) -> Score:
     """`score` for records: the same for as long as nothing worth telling changes.
 
@@ -316,12 +323,7 @@ def lasting_score(strategy: Strategy, options: Sequence[Option], index: int, wis
     """
     option = options[index]
     if strategy in ("priority", "weighted"):
-        ranked = score(strategy, options, index, wish)
-        return (
-            ranked
-            if option.standing.machine is None
-            else Score(ranked.value, ranked.unit, ranked.text.partition(";")[0])
-        )
+        return _written(strategy, options, index)
     cost, cost_text = rounded(option.cost, 2), _cost_text(rounded(option.cost, 2))
     ms = option.standing.latency.expected_ms(wish.stream, wish.size_class, wish.output_tokens)
     time_text = "not measured yet" if ms is None else f"about {_coarse(ms):g} ms expected"
