@@ -20,7 +20,7 @@ from potluck.policy.mix import TokenMix
 from potluck.policy.selection import Pick
 from potluck.policy.standing import Option, Standing
 from potluck.proxy import filters, names
-from potluck.proxy.registry import Lane, Registry
+from potluck.proxy.registry import AWAY, READY, Lane, Registry
 from potluck.wire.dialects.controls import Controls
 from potluck.wire.dialects.envelope import Envelope
 from potluck.wire.errors import RequestError
@@ -96,10 +96,12 @@ class PlaceOption(Option):
 class Group:
     """Places among which a strategy chooses; all of them come before those of the next group."""
 
-    __slots__ = ("even", "leaders", "options", "pick", "strategy", "why")
+    __slots__ = ("even", "leaders", "options", "pick", "present", "strategy", "why")
 
     def __init__(self, options: list[PlaceOption], route: Route, why: str) -> None:
         self.options = options
+        self.present = options
+        """those that are not on nodes which are away"""
         self.strategy = route.strategy
         self.pick: Pick = pick_of(route.strategy, options)
         self.leaders: list[PlaceOption] = []
@@ -117,6 +119,7 @@ class Candidates:
         "affinity",
         "by_place",
         "generation",
+        "group",
         "groups",
         "hedge_budget",
         "impaired",
@@ -134,6 +137,7 @@ class Candidates:
         "route_field",
         "stale_at",
         "states",
+        "tells_at",
         "total_s",
         "version",
     )
@@ -149,6 +153,8 @@ class Candidates:
         self.affinity: Affinity | None = route.affinity
         self.total_s = route.timeouts.total_s or DEFAULT_TOTAL_S
         self.groups: list[Group] = []
+        self.group: Group | None = None
+        """the first that has somebody there"""
         self.by_place: dict[str, PlaceOption] = {}
         """all that may serve, in groups' order"""
         self.left_out: list[tuple[CompiledTarget | None, str, str]] = []
@@ -163,14 +169,14 @@ class Candidates:
         """id of the plan in force"""
         self.output_tokens = 0
         """expected of an answer"""
-        self.stale_at = self.retold_at = 0.0
-        """when expected costs, and the plan, are worked out again"""
+        self.stale_at = self.retold_at = self.tells_at = 0.0
+        """when expected costs, and the plan, are worked out again; and until when not, though a lane changed"""
         self.version = -1
         """of the registry, when they were looked at last; -1: never"""
         self.states: list[int] = []
         """how their lanes stood then"""
         self.impaired = False
-        """some of them are not simply ready"""
+        """something is held against some of them: each has to be looked at"""
         self.generation = 0
         """of the configuration that they were worked out from, as the router counts"""
 
@@ -178,6 +184,15 @@ class Candidates:
         """The target by that credential is among them, as it was or worked out anew."""
         place = self.by_place.get(option.place)
         return place is not None and any(each.lane is option.lane for each in place.lanes)
+
+    def look(self, states: list[int]) -> None:
+        """Note how their lanes stand, in their order."""
+        self.states = states
+        self.impaired = any(state not in (READY, AWAY) for state in states)
+        gone = AWAY in states
+        for group in self.groups:
+            group.present = [each for each in group.options if not each.lanes[0].lane.away] if gone else group.options
+        self.group = next((group for group in self.groups if group.present), None)
 
     @property
     def places(self) -> list[PlaceOption]:

@@ -10,7 +10,7 @@ snapshot and kept; a request then picks among them. Rules of picking:
 6. After a failure: another key of the same target (once, where the key was the matter), the next place, and only when
    no other is left the same place again, after a pause, where `policy.retry` allows it.
 
-A plain request with nothing wrong anywhere and one group of targets takes the short way in `Router.first`.
+A plain request whose own targets are all well, or on nodes that are away, takes the short way in `Router.first`.
 """
 
 from collections.abc import Callable, Container, Iterator
@@ -43,6 +43,10 @@ REFRESH_S = 1.0
 """how old expected costs may be"""
 RETELL_S = 60.0
 """how old the numbers in the recorded plan may be; a lane that opens or closes changes it at once"""
+LONG_TELL_S = 0.002
+"""a plan that takes longer to write down, as of hundreds of targets, is not told at every change"""
+TELL_SHARE = 0.01
+"""of the time, that writing such a plan down may take"""
 _NOTHING_SAID = (None,) * 6
 _PROMPTS = ("messages", "prompt", "input")
 """members, one of which holds the prompt"""
@@ -177,10 +181,10 @@ class Router:
         if candidates.impaired:
             wish = self._wish_of(candidates, envelope, body_bytes, key, now, ask)
             return self._select(candidates, None, wish, now, self._prefix(candidates, envelope, key))
-        group = candidates.groups[0] if candidates.groups else None
+        group = candidates.group
         if group is None:
             return None
-        options = group.options
+        options = group.present
         if len(options) == 1:
             place = options[0]
         elif group.leaders:
@@ -470,23 +474,29 @@ class Router:
         for group in candidates.groups:
             for option in group.options:
                 option.cost = mix.expected_cost_nanousd(option.lanes[0].target.price)
-        if candidates.groups and candidates.affinity is None and not candidates.route.split_by:
-            group = candidates.groups[0]
-            group.leaders = [group.options[index] for index in leading(group.strategy, group.options)]
-            group.even = len({each.weight for each in group.leaders}) == 1 < len(group.leaders)
-        candidates.output_tokens = mix.mean_request().output_tokens
         if candidates.version != self.registry.version:
             candidates.version = self.registry.version
             states = [option.lane.state(now) for place in candidates.by_place.values() for option in place.lanes]
             if states != candidates.states:  # not some other kind's lane
-                candidates.states = states
-                candidates.impaired = any(states)
-                candidates.retold_at = now
+                candidates.look(states)
+                candidates.retold_at = min(candidates.retold_at, candidates.tells_at)
+        first = candidates.group
+        if first is not None and candidates.affinity is None and not candidates.route.split_by:
+            first.leaders = [first.present[index] for index in leading(first.strategy, first.present)]
+            first.even = len({each.weight for each in first.leaders}) == 1 < len(first.leaders)
+        candidates.output_tokens = mix.mean_request().output_tokens
         if now >= candidates.retold_at:
-            candidates.retold_at = now + RETELL_S
-            line = explain.plan_line(candidates, now)
-            candidates.plan = line.id
-            self.on_plan(line)  # also when it is the one of before: so it is kept as long as records refer to it
+            self._tell(candidates, now)
+
+    def _tell(self, candidates: Candidates, now: float) -> None:
+        """Write the plan down; a fleet's, whose machines come and go all day, for at most `TELL_SHARE` of the time."""
+        began_at = self.registry.clock()
+        line = explain.plan_line(candidates, now)
+        candidates.plan = line.id
+        self.on_plan(line)  # also when it is the one of before: so it is kept as long as records refer to it
+        took_s = self.registry.clock() - began_at
+        candidates.retold_at = now + RETELL_S
+        candidates.tells_at = now + (took_s / TELL_SHARE if took_s > LONG_TELL_S else 0.0)
 
     def none_left(self, candidates: Candidates, envelope: Envelope, now: float) -> RequestError:
         """Why `first` found nothing: 400 when the model never could, 429 when all are parked, else 503 with reasons."""

@@ -1,7 +1,10 @@
 """Nodes that take no calls now: passed over, with the reason, and nothing held against them."""
 
+from itertools import pairwise
+
 from route_rig import World, envelope, failure, on_node, target
 
+from potluck.model.usage import PlanLine
 from potluck.policy.selection import Wish
 from potluck.proxy.candidates import Candidates
 from potluck.proxy.explain import plan_of
@@ -78,21 +81,25 @@ def test_a_failure_before_content_goes_to_a_node_that_is_there() -> None:
 
 
 def test_requests_that_no_away_node_could_serve_take_the_short_way() -> None:
-    """`impaired` is the candidates' own: another kind's absent nodes cost it nothing."""
+    """`impaired` is the candidates' own, and absent nodes are simply not among them: they cost nothing."""
     made = World(LAB, A)
     made.serve("big", A, B)
     fleet, big = made.ask(), made.ask("big")
-    made.first(fleet)
-    made.first(big)
-    assert (fleet.impaired, big.impaired) == (True, False)
+    made.serve("tiny", B, LAB)
+    tiny = made.ask("tiny")
+    kinds = [fleet, big, tiny]
+    assert [chosen(made, each) for each in kinds] == [A.name, A.name, B.name]
+    assert [each.impaired for each in kinds] == [False, False, False]
+    assert [place.name for place in fleet.groups[0].present] == [A.name]
     made.opens(made.lane(A))
-    made.first(big)
-    assert big.impaired
+    assert [chosen(made, each) for each in kinds] == [A.name, B.name, B.name]
+    assert [each.impaired for each in kinds] == [True, True, False]
     made.present(LAB)
+    assert chosen(made, fleet) == LAB.name
     made.succeeds(made.lane(A), begun_at=made.now + 100)
-    made.first(fleet)
-    made.first(big)
-    assert (fleet.impaired, big.impaired) == (False, False)
+    assert [chosen(made, each) for each in kinds] == [LAB.name, A.name, LAB.name]
+    assert [each.impaired for each in kinds] == [False, False, False]
+    assert fleet.groups[0].present is fleet.groups[0].options
 
 
 def test_the_plan_says_why_a_node_is_away() -> None:
@@ -127,3 +134,23 @@ def test_a_place_on_a_node_has_one_machine() -> None:
     assert (machines[0] is told, machines[2]) == (True, None)
     assert machines[1] not in (None, told)
     assert set(made.registry.peers) == {"m"}
+
+
+def test_a_large_fleets_plan_is_told_for_a_small_share_of_the_time() -> None:
+    """Machines come and go all day: where writing the plan down takes long, it is not done at every change."""
+    made = World(LAB, RIG, A)
+    made.present(LAB, RIG)
+    candidates = made.ask()
+    told: list[float] = []
+
+    def slowly(_: PlanLine) -> None:
+        made.now += 0.01
+        told.append(made.now)
+
+    made.router.on_plan = slowly
+    for number in range(600):
+        made.registry.set_away("node_lab", "paused" if number % 2 else "")
+        assert chosen(made, candidates) in ((RIG.name,) if number % 2 else (LAB.name, RIG.name))
+        made.now += 0.1
+    assert 40 <= len(told) <= 62
+    assert min(after - before for before, after in pairwise(told)) >= 1.0
