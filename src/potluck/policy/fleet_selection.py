@@ -24,6 +24,7 @@ from potluck.policy.selection import (
     peak_ms,
     pulls_of,
     score,
+    times_of,
 )
 from potluck.policy.standing import Option
 
@@ -35,7 +36,8 @@ def pick_of(strategy: Strategy, options: Sequence[Option]) -> Pick:
 
 def scores(strategy: Strategy, options: Sequence[Option], wish: Wish) -> list[Score]:
     """What ranks each of `options`, in words; of a machine also its share of the draw between machines, or why none."""
-    found = [score(strategy, options, index, wish) for index in range(len(options))]
+    times = times_of(options, wish)
+    found = [score(strategy, options, index, wish, times) for index in range(len(options))]
     machines = _machines(options)
     if len(machines) < 2:
         return found

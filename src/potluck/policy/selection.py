@@ -222,9 +222,9 @@ def _balanced(options: Sequence[Option], wish: Wish, random: Random) -> int:
     return chosen
 
 
-def pulls_of(options: Sequence[Option], wish: Wish) -> list[float]:
-    """What `balanced` draws by, machines among them or not."""
-    return _pulls(options, wish, [expected_ms(option, wish) for option in options])
+def pulls_of(options: Sequence[Option], wish: Wish, times: list[float | None] | None = None) -> list[float]:
+    """What `balanced` draws by, machines among them or not. `times`: `times_of` them."""
+    return _pulls(options, wish, times or times_of(options, wish))
 
 
 def _pulls(options: Sequence[Option], wish: Wish, times: list[float | None] | None = None) -> list[float]:
@@ -286,8 +286,13 @@ PICK: dict[Strategy, Pick] = {
 }
 
 
-def score(strategy: Strategy, options: Sequence[Option], index: int, wish: Wish) -> Score:
-    """The number that ranks `options[index]` among `options`; lower is better but for weights and shares."""
+def score(
+    strategy: Strategy, options: Sequence[Option], index: int, wish: Wish, times: list[float | None] | None = None
+) -> Score:
+    """The number that ranks `options[index]` among `options`; lower is better but for weights and shares.
+
+    `times`: `times_of` them, where more than one is asked for.
+    """
     option = options[index]
     machine = f"; {_time_text(option, wish)}" if option.standing.machine is not None else ""
     if strategy in ("priority", "weighted"):
@@ -296,12 +301,12 @@ def score(strategy: Strategy, options: Sequence[Option], index: int, wish: Wish)
     if strategy == "cheapest":
         return Score(option.cost, "nano-USD", _cost_text(option.cost) + machine)
     if strategy == "fastest":
-        return Score(_times(options, wish)[index], "ms", _time_text(option, wish))
+        return Score(_filled(times or times_of(options, wish))[index], "ms", _time_text(option, wish))
     if strategy == "least_busy":
         peak_ms = option.standing.latency.peak_ms(wish.stream, wish.size_class, wish.now)
         peak = machine or ("" if peak_ms is None else f", {peak_ms:.0f} ms at worst of late")
         return Score((option.standing.in_flight + 1) / option.slots, "load", _busy_text(option) + peak)
-    pulls = pulls_of(options, wish)
+    pulls = pulls_of(options, wish, times)
     share = pulls[index] / sum(pulls)
     parts = f"{_cost_text(option.cost)}, {_time_text(option, wish)}, {_busy_text(option)}"
     return Score(share, "share", f"{100 * share:.0f} % of the draws: {parts}")
@@ -371,7 +376,7 @@ def stays(strategy: Strategy, options: Sequence[Option], sticky: int, wish: Wish
         dearest = max((cost for cost in costs if cost < inf), default=inf)
         return _worth(option.cost, max(min(costs), dearest * FLOOR_COST_SHARE), tolerance, "costs {} more")
     if strategy == "fastest":
-        times = _times(options, wish)
+        times = _filled(times_of(options, wish))
         return _worth(times[sticky], max(min(times), FLOOR_MS), tolerance, "takes {} longer")
     if strategy == "least_busy":
         peaks = [peak_ms(each, wish) for each in options]
@@ -395,9 +400,13 @@ def _worth(own: float, best: float, tolerance: float, more: str) -> tuple[bool, 
     return own <= tolerance * best, f"{more.format(f'{100 * (own / best - 1):.0f} %')} than the best; {kept}"
 
 
-def _times(options: Sequence[Option], wish: Wish) -> list[float]:
-    """Expected milliseconds, the best known where unknown, 0 where nothing is."""
-    times = [expected_ms(each, wish) for each in options]
+def times_of(options: Sequence[Option], wish: Wish) -> list[float | None]:
+    """`expected_ms` of each."""
+    return [expected_ms(each, wish) for each in options]
+
+
+def _filled(times: list[float | None]) -> list[float]:
+    """The best known where unknown, 0 where nothing is."""
     best = min((ms for ms in times if ms is not None), default=0.0)
     return [best if ms is None else ms for ms in times]
 
