@@ -110,7 +110,6 @@ class Gateway:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.own_names = _own_names(settings)
         self.started_at = time.time()
         self.problems: dict[str, str] = {"gateway": "it is starting"}
         """why `/readyz` says no, by part"""
@@ -147,6 +146,7 @@ class Gateway:
 
     async def _serve(self, store: Store, first: "first_start.FirstStart") -> None:
         settings, loop = self.settings, self.loop
+        self.own_names = _own_names(settings)
         self.snapshots = SnapshotStore(store, first.vault, local_model=not settings.no_local_model)
         self.model: BuiltinModel | None = None
         if not settings.no_local_model:
