@@ -25,6 +25,8 @@ MAX_BATCH_COST = 1.0
 """more would mean that b streams together are slower than one after another"""
 BATCH_COST_WEIGHT = 0.1
 """of a new sample of k"""
+LEAST_TOKEN_MS = 1e-3
+"""no token takes less: what came in one read, or was answered from a cache, is not infinitely fast"""
 MIN_PROMPT_TOKENS = 256
 """prompts below say more of a machine's overhead than of its speed"""
 DECODE_FLOOR_TPS = 8.0
@@ -316,7 +318,7 @@ class Machine:
             expected = work.expected
             expected_ms = expected.queue_ms + expected.prompt_ms
             if expected_ms >= MIN_PROMPT_TOKENS * work.prefill_ms:
-                self._prefill.add(work.prefill_ms * max(ms, 0.0) / expected_ms, now)
+                self._prefill.add(max(work.prefill_ms * ms / expected_ms, LEAST_TOKEN_MS), now)
 
     def _learn_output(self, ms_per_token: float, batch: float, now: float) -> None:
         if batch >= 2:
@@ -325,7 +327,7 @@ class Machine:
                 cost = min(max((ms_per_token / alone_ms - 1) / (batch - 1), 0.0), MAX_BATCH_COST)
                 self._batch_cost += BATCH_COST_WEIGHT * (cost - self._batch_cost)
                 return
-        self._decode.add(ms_per_token / self._slowed(batch), now)
+        self._decode.add(max(ms_per_token / self._slowed(batch), LEAST_TOKEN_MS), now)
 
 
 class Work:
