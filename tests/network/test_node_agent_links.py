@@ -133,6 +133,39 @@ async def test_a_refusal_is_shown_and_not_hammered(engine: FakeEngine, tmp_path:
         assert wait_s > 0.7 * dialing.REFUSALS[code][0]
 
 
+async def test_a_machine_that_leaves_and_joins_anew_is_back(engine: FakeEngine, tmp_path: Path) -> None:
+    """The running agent survives `leave`, says so, and dials as the new node as soon as there is one."""
+    gateway = LinkGateway()
+    async with rigged(tmp_path, owner(engine), gateway=gateway) as rig:
+        await rig.ready()
+        kept = {name: (tmp_path / name).read_bytes() for name in ("node.json", "key")}
+        rig.agent.home.remove(*kept)
+        for link in tuple(gateway.links):
+            link.core.close("revoked", "no", asyncio.get_running_loop().time())
+            link.wake.set()
+        await until(lambda: not rig.agent.links.up and "left its gateway" in rig.agent.reason)
+        for name, content in kept.items():
+            rig.agent.home.write_bytes(name, content)
+        await rig.ready()
+
+
+async def test_an_error_of_the_agents_own_ends_one_link(
+    engine: FakeEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A frame that the agent stumbles over costs its link, never the agent."""
+    async with rigged(tmp_path, owner(engine)) as rig:
+        await rig.ready()
+        with monkeypatch.context() as patch:
+            patch.setattr(rig.agent.offers, "watch_of", lambda _: 1 / 0)
+            link = rig.gateway.links[0]
+            assert link.caps is not None
+            link.core.task(m.Task("task_1", "probe", link.caps.engines[0].id))
+            rig.gateway.pump()
+            await until(lambda: link not in rig.gateway.links)
+        assert not rig.task.done()
+        await rig.ready()
+
+
 async def test_another_gateway_at_the_address_gets_nothing(engine: FakeEngine, tmp_path: Path) -> None:
     """One with another key than the pinned one is left, before it hears what this machine has."""
     gateway = LinkGateway()

@@ -91,6 +91,7 @@ class Agent:
             raise HomeError(f"this machine has not joined a gateway: potluck node join URL (nothing in {home.path})")
         self.enrolled: Enrolled = enrolled
         self._read_settings = read_settings
+        self._joined_at = home.changed_at("node.json")
         self._settings_of = home.changed_at("settings.json")
         settings = self.settings = read_settings()
         self.home = home
@@ -228,7 +229,7 @@ class Agent:
     async def _tick(self) -> None:
         while True:
             self._look.clear()
-            self._heed_settings()
+            self._heed_files()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(FACTS_S):
                     self._facts = await self._machine.facts(self.settings, self.offers)
@@ -258,7 +259,12 @@ class Agent:
         [size_bytes] = [each.size_bytes for each in watch.engine.models if each.name == model] or [None]
         return size_bytes is None or room_for(self.settings, self._facts, size_bytes)
 
-    def _heed_settings(self) -> None:
+    def _heed_files(self) -> None:
+        joined = self.home.changed_at("node.json")
+        if joined != self._joined_at:
+            self._joined_at = joined
+            for slot in self.links.slots:
+                slot.hurry(anew=True)
         changed = self.home.changed_at("settings.json")
         if changed != self._settings_of:
             self._settings_of = changed
@@ -348,8 +354,11 @@ class Agent:
     # --- links -------------------------------------------------------------------------------------------------------
 
     def _credentials(self) -> Credentials:
-        """Raises HomeError."""
-        key = self.home.key()
+        """Read anew at each dial: the machine may have another key, or have joined anew. Raises HomeError."""
+        enrolled = self.home.enrolled()
+        if enrolled is None:
+            raise HomeError("this machine has left its gateway: potluck node join URL")
+        self.enrolled, key = enrolled, self.home.key()
         try:
             return Credentials(self.enrolled, key.id, Identity(from_text(key.private, 32)))
         except ValueError:

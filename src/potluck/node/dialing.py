@@ -26,12 +26,12 @@ from typing import Any, Final
 import msgspec
 import psutil  # type: ignore[import-untyped]
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidProxy, InvalidStatus, WebSocketException
 from websockets.typing import Subprotocol
 
 from potluck.engines.asking import is_loopback
 from potluck.node.enrolment import AGENT, EnrolmentError, trust
-from potluck.node.home import Enrolled
+from potluck.node.home import Enrolled, HomeError
 from potluck.node.identity import Identity, from_text, verify
 from potluck.wire import link_events as e
 from potluck.wire import link_frames as f
@@ -141,7 +141,7 @@ class Link:
         """Dial, and carry frames until the link is no more. Raises nothing; cancelled, it goes with `leaving`."""
         try:
             self._socket = await self._dial()
-        except (OSError, InvalidHandshake, TimeoutError, EnrolmentError, ValueError, EOFError) as error:
+        except (OSError, WebSocketException, EnrolmentError, ValueError, EOFError, ImportError) as error:
             return Ended("", dial_fault(error))
         socket_ = self._socket
         if socket_.subprotocol != m.SUBPROTOCOL:
@@ -166,6 +166,9 @@ class Link:
         except asyncio.CancelledError:
             self.take(self.core.close("leaving", "the agent stops", self._loop.time()))
             raise
+        except Exception:  # whatever a gateway says ends its link at most
+            _LOGGER.exception("an error of the agent's own ends a link")
+            self._fault = Ended("internal", "an error of the agent's own; its log says more")
         finally:
             self.take(self.core.lost(self._loop.time()))
             self._wake.set()
@@ -266,9 +269,9 @@ class Slot:
         self.next_try = 0.0
         """by the loop's clock; 0 while it tries or is up"""
 
-    def hurry(self) -> None:
-        """The network changed: try now, unless the gateway said no."""
-        if self.last is None or self.last.code not in REFUSALS:
+    def hurry(self, *, anew: bool = False) -> None:
+        """The network changed: try now, unless the gateway said no. `anew`: what it said was to another node."""
+        if anew or self.last is None or self.last.code not in REFUSALS:
             self._now.set()
 
     async def run(self) -> None:
@@ -278,7 +281,12 @@ class Slot:
         try:
             while True:
                 await links.may_dial(self._index)
-                link = self.link = Link(links, links.credentials())
+                try:
+                    link = self.link = Link(links, links.credentials())
+                except HomeError as error:
+                    self.last = Ended("unknown", str(error))
+                    await self._pause(0.0)
+                    continue
                 links.live.append(link)
                 task = links.loop.create_task(link.run())
                 running.add(task)
@@ -291,16 +299,16 @@ class Slot:
                     going.cancel()
                 self.link = None
                 self.last = task.result() if task.done() else link.leaving()
-                await self._pause(link)
+                await self._pause(link.since)
         finally:
             for task in running:
                 task.cancel()
             await asyncio.gather(*running, return_exceptions=True)
 
-    async def _pause(self, link: Link) -> None:
+    async def _pause(self, since: float) -> None:
         loop, last = self._links.loop, self.last
         assert last is not None
-        stable = link.since and loop.time() - link.since >= STABLE_S
+        stable = since and loop.time() - since >= STABLE_S
         self._failures = 1 if stable else self._failures + 1
         if last.code in REFUSALS:
             wait_s = REFUSALS[last.code][0] * random.uniform(0.8, 1.2)  # noqa: S311 — nothing to guess
@@ -452,6 +460,10 @@ def dial_fault(error: BaseException) -> str:
         if 300 <= status < 400:
             return "what answers there sends elsewhere (a redirect), which is not followed"
         return f"{_STATUSES.get(status, 'the gateway refuses the link')} (HTTP {status})"
+    if isinstance(error, InvalidProxy):
+        return "the system's proxy setting is not one that can be used"
+    if isinstance(error, ImportError):
+        return "the system's proxy is a SOCKS proxy: that needs the package python-socks beside the agent"
     if isinstance(error, InvalidHandshake):
         return "what answers there does not speak WebSocket"
     if isinstance(error, ssl.SSLCertVerificationError):
