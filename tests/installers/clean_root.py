@@ -17,6 +17,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
@@ -28,7 +29,9 @@ BASE_IMAGE = f"debian:{DEBIAN}-slim"
 HOST = "/run/host"
 """where a root sees what pip needs of this machine; /run is no part of a layer"""
 PIP_PLACES = ("index-url", "extra-index-url", "find-links", "cert", "constraint", "trusted-host")
+DEVICES = "null zero full random urandom tty"
 STEP_S = 600
+BOOT_S = 40
 KEPT_LAYERS = 24
 
 
@@ -269,8 +272,21 @@ class Root:
 
     def argv(self, argv: list[str], *, user: str = "", env: Mapping[str, str] | None = None) -> list[str]:
         """The command that runs a command in there, with the image's user, folder and environment."""
-        pip_env, binds = _pip_of_this_machine()
+        inside = self._inside(argv, user, env)
+        lines = [*self._mounts(), f"exec chroot {self.folder / 'root'} {inside}"]
+        return ["unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-c", "\n".join(lines)]
+
+    def _inside(self, argv: list[str], user: str, env: Mapping[str, str] | None) -> str:
+        pip_env, _ = _pip_of_this_machine()
         told = {**_proxies(), **pip_env, "HOME": "/root", **self.image.env, **(env or {})}
+        name = user or self.image.user
+        as_user = "" if name == "root" else f"setpriv --reuid {name} --regid {name} --init-groups "
+        script = f'cd {shlex.quote(self.image.folder)} && exec {as_user}"$@"'
+        words = [f"{key}={value}" for key, value in told.items()]
+        return shlex.join(["env", "-i", *words, "sh", "-c", script, "sh", *argv])
+
+    def _mounts(self) -> list[str]:
+        """Lines of a shell that has a mount name space of its own."""
         root = self.folder / "root"
         lower = ":".join(map(str, self.image.layers))
         places = f"lowerdir={lower},upperdir={self.folder}/upper,workdir={self.folder}/work"
@@ -279,11 +295,14 @@ class Root:
             f"mount -t overlay overlay -o {places} {root}",
             f"mount -t tmpfs run {root}/run",
             f"mount -t proc proc {root}/proc",
-            f"mount --rbind /dev {root}/dev",
-            f"mkdir -p {root}{HOST} {root}/run/lock",
+            f"mount -t tmpfs -o mode=755 dev {root}/dev",
+            f"mkdir -p {root}/dev/shm {root}/dev/pts {root}{HOST} {root}/run/lock",
+            f"mount -t devpts -o newinstance,ptmxmode=0666,mode=0620 pts {root}/dev/pts",
+            f"ln -s pts/ptmx {root}/dev/ptmx; ln -s /proc/self/fd {root}/dev/fd; chmod 1777 {root}/dev/shm",
+            f"for each in {DEVICES}; do touch {root}/dev/$each; mount --bind /dev/$each {root}/dev/$each; done",
             f"if [ -e {root}/etc/resolv.conf ]; then mount --bind /etc/resolv.conf {root}/etc/resolv.conf; fi",
         ]
-        for number, source in enumerate(binds):
+        for number, source in enumerate(_pip_of_this_machine()[1]):
             place = f"{root}{HOST}/{number}"
             lines.append(f"{'mkdir' if source.is_dir() else 'touch'} {place}")
             lines.append(f"mount --bind -o ro {shlex.quote(str(source))} {place}")
@@ -291,13 +310,7 @@ class Root:
             lines.append(f"mount --bind -o ro {self.beside[0]} {root}/mnt")
         elif self.beside:
             lines.append(f"mount -t overlay overlay -o lowerdir={':'.join(map(str, self.beside))} {root}/mnt")
-        name = user or self.image.user
-        as_user = "" if name == "root" else f"setpriv --reuid {name} --regid {name} --init-groups "
-        inside = f'cd {shlex.quote(self.image.folder)} && exec {as_user}"$@"'
-        words = [f"{key}={value}" for key, value in told.items()]
-        quoted = shlex.join(["env", "-i", *words, "sh", "-c", inside, "sh", *argv])
-        lines.append(f"exec chroot {root} {quoted}")
-        return ["unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-c", "\n".join(lines)]
+        return lines
 
     def run(
         self,
@@ -305,7 +318,7 @@ class Root:
         *,
         user: str = "",
         env: Mapping[str, str] | None = None,
-        timeout_s: float = 120,
+        timeout_s: float = STEP_S,
     ) -> "subprocess.CompletedProcess[str]":
         return subprocess.run(
             self.argv(argv, user=user, env=env),
@@ -336,6 +349,60 @@ class Root:
             if place.is_symlink() or place.exists():
                 return None if place.is_char_device() else place
         return None
+
+
+class Booted:
+    """The machine with its own systemd as process 1: services start with it, and end with it."""
+
+    def __init__(self, root: Root) -> None:
+        """Raises RootError where systemd does not start."""
+        self._root = root
+        place = root.folder / "root"
+        groups = f"{place}/sys/fs/cgroup"
+        unified = Path("/sys/fs/cgroup/cgroup.controllers").exists()
+        lines = [
+            *root._mounts(),
+            f"mount -t sysfs -o ro sys {place}/sys",
+            f"mount -t cgroup2 cgroup {groups}"
+            if unified
+            else f"mount -t tmpfs cgroup {groups}; mkdir {groups}/systemd; "
+            f"mount -t cgroup -o none,name=systemd,xattr cgroup {groups}/systemd",
+            f"exec chroot {place} env -i container=potluck /lib/systemd/systemd",
+        ]
+        apart = ["--mount", "--pid", "--cgroup", "--uts", "--ipc", "--fork", "--kill-child"]
+        self._process = subprocess.Popen(
+            ["unshare", *apart, "sh", "-c", "\n".join(lines)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        latest = time.monotonic() + BOOT_S
+        while self.run(["systemctl", "is-system-running"]).stdout.strip() not in ("running", "degraded"):
+            if self._process.poll() is not None or time.monotonic() > latest:
+                raise RootError(f"systemd does not start here: {self.end()[-500:]}")
+            time.sleep(0.2)
+
+    def run(self, argv: list[str], *, env: Mapping[str, str] | None = None) -> "subprocess.CompletedProcess[str]":
+        """A command in there, beside the services."""
+        children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children")
+        first = children.read_text().split() if children.exists() else []
+        if not first:
+            return subprocess.CompletedProcess(argv, 255, "", "it does not run")
+        inside = self._root._inside(argv, "", env)
+        return subprocess.run(
+            ["nsenter", "--target", first[0], "--all", "--root", "--wd", "sh", "-c", f"exec {inside}"],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=STEP_S,
+            check=False,
+        )
+
+    def end(self) -> str:
+        """As if its plug were pulled."""
+        return end(self._process)
 
 
 def end(process: "subprocess.Popen[str]") -> str:
