@@ -229,13 +229,21 @@ class Machine:
         """It has just refused, or has not told its load for too long: it counts as full."""
         return now < self._refused_until or (self.reported_at is not None and now - self.reported_at > STALE_LOAD_S)
 
+    def _cached(self, ask: Ask, now: float) -> int:
+        """Tokens of the prompt."""
+        return min(ask.prompt_tokens, self._blocks.hits(ask.blocks, now) * BLOCK_TOKENS)
+
+    def hit(self, ask: Ask, now: float) -> float:
+        """Share of the prompt that is cached, 0 to 1."""
+        return self._cached(ask, now) / ask.prompt_tokens if ask.prompt_tokens else 0.0
+
     def expect(self, ask: Ask, now: float) -> Expected:
         """What the request would cost here. Changes nothing."""
         (prefill_ms, guessed), (decode_ms, guessed_too) = self._reading(now), self._writing(now)
         room = self._room(decode_ms)
         host = self.host
         busy = len(host.works) + host.others
-        cached = min(ask.prompt_tokens, self._blocks.hits(ask.blocks, now) * BLOCK_TOKENS)
+        cached = self._cached(ask, now)
         batch_ms = decode_ms * self._slowed(min(room, busy + 1))
         ahead_ms = host.ahead_ms + host.others_waiting * DEFAULT_REQUEST.input_tokens * prefill_ms
         wait_ms = self._wait_ms(room, prefill_ms, batch_ms, now) if busy >= room else 0.0

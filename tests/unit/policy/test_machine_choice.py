@@ -253,6 +253,30 @@ def test_old_news_count_as_full_unless_that_leaves_none() -> None:
     assert consider(options(silent, told), ASK, now).verdicts[0] == FULL
 
 
+# --- large fleets
+
+
+def test_in_a_large_fleet_every_machine_gets_its_share() -> None:
+    """Three hundred equal machines: some are looked at for each request, and none is left out over many."""
+    among = options(*[busy(machine(), 1) for _ in range(300)])
+    found = draws(among, times=6_000)
+    assert len(found) == 300
+    assert max(found.values()) < 60
+
+
+def test_in_a_large_fleet_a_prompt_still_goes_where_its_beginning_is() -> None:
+    """The one machine of three hundred that has it is always looked at."""
+    among = options(*[busy(machine(), 1) for _ in range(299)], warm())
+    assert draws(among, PREFIX, times=200) == {299: 200}
+
+
+def test_in_a_large_fleet_the_best_of_some_is_nearly_the_best() -> None:
+    """Machines of every speed: what is chosen is among the fastest tenth, nearly always."""
+    among = options(*[busy(machine(decode_tps=10.0 + n), 1) for n in range(300)])
+    found = draws(among, Ask(100, 3_000), times=400)
+    assert sum(count for index, count in found.items() if index >= 240) > 390
+
+
 # --- prefixes
 
 
