@@ -27,6 +27,8 @@ BATCH_COST_WEIGHT = 0.1
 """of a new sample of k"""
 LEAST_TOKEN_MS = 1e-3
 """no token takes less: what came in one read, or was answered from a cache, is not infinitely fast"""
+MOST_TOKEN_MS = 1e5
+"""nor more, by a machine's own word"""
 MIN_PROMPT_TOKENS = 256
 """prompts below say more of a machine's overhead than of its speed"""
 DECODE_FLOOR_TPS = 8.0
@@ -122,8 +124,8 @@ class Machine:
         self.reported_at = reported_at
         if rtt_ms is not None:
             self.rtt_ms = rtt_ms
-        self._prefill_word = prefill_tps or self._prefill_word
-        self._decode_word = decode_tps or self._decode_word
+        self._prefill_word = _plausible_tps(prefill_tps) or self._prefill_word
+        self._decode_word = _plausible_tps(decode_tps) or self._decode_word
         self._load_word_s = self._load_word_s if load_s is None else load_s
         laid_out = (slots or self.slots, context_tokens or self._context_tokens)
         if laid_out != (self.slots, self._context_tokens):
@@ -428,3 +430,7 @@ class Work:
         if refused:
             machine._refused(now, retry_after_s)
         machine._gone(self)
+
+
+def _plausible_tps(word: float | None) -> float | None:
+    return min(max(word, 1000 / MOST_TOKEN_MS), 1000 / LEAST_TOKEN_MS) if word else None

@@ -48,15 +48,17 @@ def busy(made: Machine, calls: int, ask: Ask = ASK) -> Machine:
 
 # --- promises
 
+counts = st.integers(0, 2**53 - 1)
+"""what a stranger may say, as the link validates it"""
 fleets = st.lists(
     st.fixed_dictionaries(
         {
             "resident": st.sampled_from([True, False, None]),
-            "prefill_tps": st.none() | st.floats(1, 20_000),
-            "decode_tps": st.none() | st.floats(0.5, 300),
-            "slots": st.integers(1, 8),
-            "running": st.integers(0, 20),
-            "waiting": st.integers(0, 20),
+            "prefill_tps": st.none() | st.floats(1, 20_000) | st.floats(0, 1e7),
+            "decode_tps": st.none() | st.floats(0.5, 300) | st.floats(0, 1e7),
+            "slots": st.integers(1, 8) | counts,
+            "running": st.integers(0, 20) | counts,
+            "waiting": st.integers(0, 20) | counts,
             "load_s": st.none() | st.floats(0, 600),
             "rtt_ms": st.floats(0, 1_000),
             "age_s": st.floats(0, 100),
