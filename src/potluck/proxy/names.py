@@ -2,7 +2,8 @@
 
 Tried in order: a declared model or alias, exactly · the name of a route that names models, not only patterns · both
 without a suffix `:cheapest`, `:fastest` or `:own` · what a provider offers, exactly · that without a suffix · a pin
-`provider/upstream-model`. So no provider's list takes a name away from somebody who wrote it down.
+`provider/upstream-model` or `node:NAME/model`. So no provider's list, and no machine's, takes a name away from somebody
+who wrote it down.
 """
 
 import difflib
