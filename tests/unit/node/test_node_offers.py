@@ -1,0 +1,146 @@
+"""What is offered of what was found: names, prices, sizes, and where requests for it go."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from potluck.engines.asking import NotHereError
+from potluck.model.engine import Engine, EngineLoad, EngineModel
+from potluck.model.node import NodePrice
+from potluck.node.offers import Offers
+from potluck.node.settings import NodeSettings
+from potluck.wire import link_frames as f
+from potluck.wire import link_messages as m
+
+URL = "http://127.0.0.1:11434"
+CHAT = "/v1/chat/completions"
+TINY = EngineModel("tiny:1b", ("chat", "completions", "tools"), served_context=8192)
+
+
+def offers(*models: EngineModel, node: str = "node_1", kind: Any = "ollama", **settings: Any) -> Offers:
+    """One engine that was found with these models."""
+    said = NodeSettings(engines=(URL,), discover=False, **settings)
+    found = Offers(said, node, None, lambda: None)  # type: ignore[arg-type]
+    [watch] = found.watches
+    watch.engine = Engine(kind, watch.place.base_url, models=models)
+    found.refresh()
+    return found
+
+
+def nothing(engine: str, model: str | None) -> tuple[int, int]:
+    return 0, 0
+
+
+def test_an_id_is_the_same_over_restarts_and_tells_no_address() -> None:
+    """It changes with the machine and the engine's kind, and holds neither host nor port."""
+    [id_] = offers(TINY).offered
+    assert [id_] == list(offers(TINY).offered)
+    assert [id_] != list(offers(TINY, node="node_2").offered)
+    assert [id_] != list(offers(TINY, kind="llama.cpp").offered)
+    assert "11434" not in id_
+    [llama] = offers(TINY, kind="llama.cpp").offered
+    f.decode(f.CAPS, f.encode(offers(TINY, kind="llama.cpp").caps(1, "linux", "x86_64")))
+    assert llama.startswith("llama_cpp-")
+
+
+def test_requests_go_where_exactly_that_is_offered() -> None:
+    """Engine, model and path together; any other is not there."""
+    found = offers(TINY, EngineModel("embed", ("embeddings",)))
+    [id_] = found.offered
+    place = found.find(id_, "tiny:1b", CHAT)
+    assert place is not None
+    assert (place.host, place.port, place.prefix) == ("127.0.0.1", 11434, "")
+    for engine, model, path in (
+        (id_, "tiny:1b", "/v1/embeddings"),
+        (id_, "embed", CHAT),
+        (id_, "huge:cloud", CHAT),
+        ("local", "tiny:1b", CHAT),
+    ):
+        assert found.find(engine, model, path) is None
+
+
+def test_prices_are_the_owners() -> None:
+    """One of the model, else the one for all others, else none."""
+    prices = {"tiny:1b": NodePrice(1, 2), "*": NodePrice(3, 4)}
+    caps = offers(TINY, EngineModel("other", ("chat",)), prices=prices).caps(1, "", "")
+    said = {each.name: (each.price_input_nanousd, each.price_output_nanousd) for each in caps.models}
+    assert said == {"tiny:1b": (1, 2), "other": (3, 4)}
+    [free] = offers(TINY).caps(1, "", "").models
+    assert (free.price_input_nanousd, free.price_output_nanousd) == (None, None)
+
+
+def test_how_sure_it_is_goes_along() -> None:
+    """A hash is high, a name medium, a guess low; what does not fit the protocol is left out."""
+    models = [
+        EngineModel("a", ("chat",), "digest", digest="sha256:" + "ab" * 32, quantisation="Q4_K_M", format="gguf"),
+        EngineModel("b", ("chat",), "named", quantisation="Q4 K", digest="x" * 200),
+        EngineModel("c", ("chat",)),
+        EngineModel("d d", ("chat",)),
+        EngineModel("e" * 201, ("chat",)),
+        EngineModel("f", ("audio",)),
+    ]
+    said = {each.name: each for each in offers(*models).caps(1, "", "").models}
+    assert {name: each.confidence for name, each in said.items()} == {"a": "high", "b": "medium", "c": "low"}
+    assert (said["a"].digest, said["a"].quantization) == ("sha256:" + "ab" * 32, "Q4_K_M")
+    assert (said["b"].digest, said["b"].quantization) == ("", "")
+
+
+@pytest.mark.parametrize("count", [3, 1000])
+def test_whatever_an_engine_has_fits_into_the_frames(count: int) -> None:
+    """CAPS and LOAD of an engine with very many long names are valid, and not too large."""
+    models = [
+        EngineModel(f"{n:04d}" + "n" * 196, ("chat", "completions", "embeddings", "tools"), "digest", "d" * 128)
+        for n in range(count)
+    ]
+    found = offers(*models)
+    caps = f.encode(found.caps(1, "linux", "x86_64"))
+    engines, states = found.loads(nothing, None)
+    load = f.encode(m.Load("ready", "it serves", "idle", engines, states))
+    assert len(caps) <= m.MAX_CAPS_BYTES
+    assert len(load) <= m.MAX_CONTROL_BYTES
+    f.decode(f.CAPS, caps)
+    f.decode(f.LOAD, load)
+    assert len(f.decode(f.CAPS, caps).models) >= min(count, 300)
+
+
+@given(
+    st.lists(st.builds(EngineModel, name=st.text(max_size=30), quantisation=st.text(max_size=50)), max_size=5),
+    st.text(max_size=60),
+)
+def test_nothing_that_an_engine_says_breaks_the_protocol(models: list[EngineModel], version: str) -> None:
+    """Whatever names and versions an engine has, CAPS is valid."""
+    found = offers(TINY)
+    [watch] = found.watches
+    chats = tuple(EngineModel(each.name, ("chat",), quantisation=each.quantisation) for each in models)
+    watch.engine = Engine("vllm", URL + "/v1", version=version, models=(TINY, *chats))
+    found.refresh()
+    f.decode(f.CAPS, f.encode(found.caps(1, "linux", "x86_64")))
+
+
+def test_slots_are_the_owners_or_the_engines() -> None:
+    """The owner's number bounds all; without it the engine's, and one where nothing is known."""
+    assert offers(TINY).slots == 1
+    assert offers(TINY, kind="vllm").slots > 8
+    found = offers(TINY)
+    found.watches[0].load = EngineLoad(slots=4)
+    found.refresh()
+    assert found.slots == 4
+    assert offers(TINY, slots=3).slots == 3
+
+
+def test_what_others_do_is_said_only_when_it_is_seen() -> None:
+    """An engine's own count is seconds old: it counts only while somebody else is known to use the engine."""
+    found = offers(TINY)
+    found.watches[0].load = EngineLoad(running=2, queued=1, resident=("tiny:1b",), cache_used=0.5)
+    for others, running in ((None, 1), (False, 1), (True, 2)):
+        [engine], [model] = found.loads(lambda engine, model: (1, 0), others)
+        assert (engine.running, engine.waiting, engine.local_use, engine.kv_used) == (running, 1, others, 0.5)
+        assert (model.resident, model.running) == (True, 1)
+
+
+def test_an_address_that_is_none_is_refused() -> None:
+    """In words, before anything runs."""
+    with pytest.raises(NotHereError):
+        Offers(NodeSettings(engines=("ftp://x",)), "node_1", None, lambda: None)  # type: ignore[arg-type]
