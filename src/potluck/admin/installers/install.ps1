@@ -121,6 +121,25 @@ function Get-Piece([string]$Name, [string]$Sha256, [string]$Folder) {
     }
 }
 
+function Wait-Agent {
+    # until it answers, ten seconds at most
+    for ($second = 1; $second -le 10; $second++) {
+        if ($DryRun) {
+            return
+        }
+        try {
+            & $Potluck node status 2>$null | Out-Null
+            if ($LASTEXITCODE -eq 0) {
+                return
+            }
+        } catch {
+            # it has not started yet, and says so on stderr
+            Write-Verbose "second $second"
+        }
+        Start-Sleep -Seconds 1
+    }
+}
+
 function Uninstall-Node {
     if (-not $DryRun -and -not (Test-Path $Potluck)) {
         Write-Output "Nothing to remove: there is no $Potluck (another -Prefix?)."
@@ -192,6 +211,7 @@ function Install-Node {
         } else {
             Write-Step 'start the agent, now and whenever you log on'
             Invoke-Program $Potluck @('node', 'install-service') "the task was not installed: the lines above say why; until then run: $Potluck node run"
+            Wait-Agent
             Invoke-Program $Potluck @('node', 'status') ''
         }
     } finally {

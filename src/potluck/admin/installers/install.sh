@@ -160,6 +160,12 @@ start() {
   say "- start the agent, now and at every start"
   run "$potluck" node install-service </dev/null ||
     die "the service was not installed: the lines above say why; until then run: $potluck node run"
+  if [ "$dry" = 0 ]; then
+    for _ in 1 2 3 4 5 6 7 8 9 10; do # until it answers
+      if "$potluck" node status </dev/null >/dev/null 2>&1; then break; fi
+      sleep 1
+    done
+  fi
   run "$potluck" node status </dev/null || true
 }
 
