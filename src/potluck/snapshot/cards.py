@@ -4,6 +4,7 @@ Rule: no address and no credential is in them, and what is here needs neither ro
 """
 
 from collections.abc import Iterable
+from functools import lru_cache
 
 import msgspec
 
@@ -84,13 +85,6 @@ def renamed_card(card: bytes, old: str, new: str) -> bytes:
     return card.replace(*_renaming(old, new), 1)
 
 
-def created_and_context(cards: Iterable[bytes]) -> tuple[int, int | None]:
-    """Of several cards the first time, in unix milliseconds, and the least context, if any is known."""
-    decoded = [_CARDS.decode(card) for card in cards]
-    contexts = [card.potluck.context_tokens for card in decoded if card.potluck.context_tokens is not None]
-    return min(card.created for card in decoded) * 1000, min(contexts, default=None)
-
-
 def route_card(route: Route, models: Iterable[CompiledModel]) -> bytes:
     """The card of a rule that can be called as a model: what the models that it names have, each target once."""
     cards = [_CARDS.decode(model.card).potluck for model in models]
@@ -105,6 +99,7 @@ def route_card(route: Route, models: Iterable[CompiledModel]) -> bytes:
     return _ENCODER.encode(Card(route.name, "model", route.created_at_ms // 1000, "potluck", extras))
 
 
+@lru_cache(maxsize=1_000)
 def _card_price(price: Price | None) -> CardPrice | None:
     if price is None:
         return None

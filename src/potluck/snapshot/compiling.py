@@ -8,7 +8,7 @@ import msgspec
 from potluck.model.price import Price
 from potluck.model.resources import Model, Target
 from potluck.model.snapshot import CompiledKey, CompiledModel, CompiledTarget
-from potluck.snapshot.cards import alias_card, created_and_context, model_card, renamed_card
+from potluck.snapshot.cards import alias_card, model_card, renamed_card
 from potluck.snapshot.nodes import NodePart, meant
 from potluck.snapshot.parts import Part
 from potluck.snapshot.rows import KeyRow, RawRow, key_of
@@ -155,7 +155,7 @@ def merge_names(
     that reads as a pin stays a pin: `taken` holds them all.
     """
     models = dict(named)
-    offered: dict[str, dict[str, list[CompiledModel]]] = {}
+    offered: dict[str, list[tuple[Part, CompiledModel]]] = {}
     for part_id, each in pins.items():
         part = parts[part_id]
         if part.tier is None:
@@ -164,30 +164,36 @@ def merge_names(
         for pin, model in each.items():
             name = pin[start:]
             if name not in named and name not in taken:
-                offered.setdefault(name, {}).setdefault(part.tier, []).append(model)
+                offered.setdefault(name, []).append((part, model))
         yield
     made = 0
-    for name, tiers in offered.items():
-        models[name] = merge_places(name, list(tiers.values()))
-        made += PER_MODEL + sum(len(place.targets) for places in tiers.values() for place in places)
+    for name, places in offered.items():
+        models[name] = yield from merge_places(name, places)
+        made += PER_MODEL + len(places)
         if made >= UNITS_PER_STEP:
             made = 0
             yield
     return models
 
 
-def merge_places(name: str, tiers: list[list[CompiledModel]]) -> CompiledModel:
+def merge_places(name: str, places: list[tuple[Part, CompiledModel]]) -> Generator[None, None, CompiledModel]:
     """One model under `name` from one-place models, those of one tier side by side, all of equal weight."""
-    places = [place for tier in tiers for place in tier]
     if len(places) == 1:
-        return CompiledModel(name, places[0].targets, renamed_card(places[0].card, places[0].name, name))
-    targets = tuple(
-        msgspec.structs.replace(target, priority=number)
-        for number, tier in enumerate(tiers)
-        for place in tier
-        for target in place.targets
-    )
-    created_at_ms, context_tokens = created_and_context(place.card for place in places)
+        _, only = places[0]
+        return CompiledModel(name, only.targets, renamed_card(only.card, only.name, name))
+    tiers: dict[str | None, list[CompiledTarget]] = {}
+    contexts = []
+    for count, (part, model) in enumerate(places):
+        tier = tiers.setdefault(part.tier, [])
+        number = list(tiers).index(part.tier)
+        tier += [msgspec.structs.replace(target, priority=number) for target in model.targets]
+        offer = part.offer(name)
+        contexts.append(None if offer is None else offer.context_tokens)
+        if count % UNITS_PER_STEP == UNITS_PER_STEP - 1:
+            yield
+    created_at_ms = min(part.created_at_ms for part, _ in places)
+    targets = [target for tier in tiers.values() for target in tier]
+    context_tokens = min([each for each in contexts if each is not None], default=None)
     return compile_model(name, created_at_ms, targets, context_tokens)
 
 
