@@ -72,7 +72,7 @@ class HubGateway(Gateway):
             self.heard,
             sign=GATEWAY.sign,
             verify=verify,
-            origin_of=lambda host, _tls, _address: None if host.startswith("evil") else f"http://{host}",
+            origin_of=lambda host, tls, _address: None if host.startswith("evil") else f"http{'s' * tls}://{host}",
             terms=terms,
         )
         self.plane.upstreams["hub"] = self.links

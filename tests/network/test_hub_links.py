@@ -2,11 +2,14 @@
 
 import asyncio
 import contextlib
+import ssl
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import msgspec
 import pytest
+import trustme
 from hub_rig import QUICK, HubGateway, hub_gateway, refused_code
 
 from potluck.conformance import answers
@@ -342,6 +345,31 @@ async def test_fragments_are_put_together_within_bounds(tmp_path: Path):
         node.links[0].ping(90)
         await gateway.until(lambda: not node.links)
         assert gateway.links.failed["websocket"] == 2
+
+
+async def test_a_link_over_tls(tmp_path: Path):
+    """The gateway claims the https origin, bytes are the same, and the last words arrive."""
+    authority, context = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    trusting = ssl.create_default_context()
+    authority.configure_trust(trusting)
+    async with hub_gateway(tmp_path) as gateway:
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(gateway.plane.make_connection, gateway.host, 0, ssl=context)
+        model = "ok;chunks=60;size=20000"
+        node = gateway.fake_node(gateway.enrol(), models=[model], tls=trusting)
+        node.port = server.sockets[0].getsockname()[1]
+        node._party = msgspec.structs.replace(node._party, origin=f"https://{gateway.host}:{node.port}")
+        await node.dial()
+        await gateway.until(lambda: gateway.heard.stand(node.identity.node) == "")
+        gateway.serve(model, gateway.on_node(node.identity.node, model))
+        async with streaming(gateway, model) as caller:
+            response = await caller.read()
+        words = [answers.WORDS[i % 5].ljust(20_000, ".") for i in range(60)]
+        assert response.events == [event[6:-2] for event in answers.chat_events(model, words)]
+        gateway.revoke(node.identity.node)
+        await gateway.until(lambda: node.ends == ["revoked"])
+        server.close()
 
 
 async def test_what_was_said_before_the_end_counts(tmp_path: Path):

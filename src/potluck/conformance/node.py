@@ -17,6 +17,7 @@ import asyncio
 import contextlib
 import random
 import secrets
+import ssl
 import time
 from typing import Any
 
@@ -79,8 +80,12 @@ class FakeNode:
         boot: str = "",
         origin: str = "",
         redials: bool = False,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
-        """`redials`: it comes back by itself, as spread as it was told to be, when a link ends."""
+        """`tls`: trust, for a gateway that speaks it.
+
+        `redials`: it comes back by itself, as spread as it was told to be, when a link ends.
+        """
         self.host = host
         self.port = port
         self.identity = identity
@@ -105,7 +110,8 @@ class FakeNode:
         self._by_job: dict[Job, NodeCall] = {}
         self._stopped = False
         self._redialling: set[asyncio.Task[None]] = set()
-        origin = origin or f"http://{host}:{port}"
+        self.tls = tls
+        origin = origin or f"{'https' if tls else 'http'}://{host}:{port}"
         self._party = Party("node", origin, identity.sign, verify, gateway_key)
 
     # --- links
@@ -114,7 +120,9 @@ class FakeNode:
         """A new link, open, with what it offers announced. Raises NotLetInError, OSError."""
         loop = asyncio.get_running_loop()
         self.dialled_at.append(time.monotonic())
-        transport, link = await loop.create_connection(lambda: FakeLink(self, self._party), self.host, self.port)
+        transport, link = await loop.create_connection(
+            lambda: FakeLink(self, self._party), self.host, self.port, ssl=self.tls
+        )
         async with asyncio.timeout(timeout_s):
             try:
                 await link.opened
