@@ -10,6 +10,7 @@ import tempfile
 from pathlib import Path
 
 from bench import report, rows
+from bench.linked import Linked, start_linked
 from bench.processes import LOAD_CORE, BenchError, Quiet, raise_file_limit, stop
 from bench.stack import Server, start_command, start_nginx_proxy, start_potluck, start_upstreams
 
@@ -66,6 +67,7 @@ def _measure(arguments: argparse.Namespace, directory: Path) -> int:
     directory.chmod(0o755)
     rounds = 1 if arguments.quick else arguments.rounds
     servers: list[Server] = []
+    linked: Linked | None = None
     upstreams = start_upstreams(directory)
     try:
         servers.append(start_nginx_proxy(directory, upstreams))
@@ -75,15 +77,20 @@ def _measure(arguments: argparse.Namespace, directory: Path) -> int:
         if arguments.limit_proxy:
             others.append(("python floor", f"{sys.executable} -m bench.limit {{port}} {{plain_port}} {{stream_port}}"))
         servers += [start_command(name, command, directory, upstreams) for name, command in others]
+        if not arguments.no_potluck and (not arguments.only or {"link", *rows.LINK_ROWS} & set(arguments.only)):
+            linked = start_linked(directory, upstreams.stream_port)
         setup = rows.Setup(
             directory,
             upstreams,
             tuple(servers),
             seconds=2.0 if arguments.quick else 3.0,
             requests=500 if arguments.quick else 2000,
+            linked=linked,
         )
         results = rows.run(setup, rounds=rounds, only=set(arguments.only))
     finally:
+        if linked is not None:
+            linked.close()
         for process in [server.process for server in servers] + upstreams.processes:
             stop(process)
     names = sorted((server.name for server in servers), key=lambda name: (name != report.SUBJECT, name != report.LIMIT))

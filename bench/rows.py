@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench import measure
+from bench.linked import Linked
 from bench.routing import measure_routing
 from bench.stack import ROUTED_MODELS, Server, Upstreams, make_secret
 
@@ -35,6 +36,8 @@ ROWS = (
     Row("plain_100k", "CPU per plain request, 100 KB prompt, 32 connections", "µs"),
     Row("chunk_burst", "CPU per streamed chunk, back to back, 32 streams", "µs"),
     Row("chunk_paced", "CPU per streamed chunk, 500 streams at 20 ms", "µs"),
+    Row("link_chunk", "CPU per streamed chunk over a node's link, 200 streams at 40 ms", "µs"),
+    Row("link_p50", "added latency p50 over a node's link, one connection", "ms"),
     Row("importer", "CPU of the usage importer per record", "µs"),
     Row("added_p50", "added latency p50, one connection", "ms"),
     Row("added_p99", "added latency p99, one connection", "ms"),
@@ -56,6 +59,8 @@ class Setup:
     servers: tuple[Server, ...]
     seconds: float
     requests: int
+    linked: Linked | None = None
+    """a Potluck whose only upstream is a node, where a row asks for it"""
 
 
 def plain_1k(setup: Setup) -> Iterator[Sample]:
@@ -115,6 +120,22 @@ def chunk_paced(setup: Setup) -> Iterator[Sample]:
         )
 
 
+def link(setup: Setup) -> Iterator[Sample]:
+    """Through a node: the gateway's CPU alone, beside nginx that has the same upstream without a node."""
+    if setup.linked is None:
+        return
+    for server in (setup.linked.server, *(each for each in setup.servers if not each.home)):
+        yield (
+            "link_chunk",
+            server.name,
+            measure.measure_chunks(server, streams=200, chunks=1000, pace_ms=40, ramp_s=1.0, seconds=setup.seconds),
+        )
+    linked = setup.linked.server
+    ports = {"": (setup.upstreams.stream_port, "none"), linked.name: (linked.port, linked.key)}
+    found = measure.measure_latency(ports, requests=setup.requests, stream=False)
+    yield "link_p50", linked.name, (found[linked.name].p50_us - found[""].p50_us) / 1000
+
+
 def latency(setup: Setup) -> Iterator[Sample]:
     """Latency at one connection, less that of the upstream asked directly."""
     ports = {"": (setup.upstreams.plain_ports[0], "none")} | {s.name: (s.port, s.key) for s in setup.servers}
@@ -155,6 +176,7 @@ def start(setup: Setup) -> Iterator[Sample]:
 
 Scenario = Callable[[Setup], Iterator[Sample]]
 
+LINK_ROWS = ("link_chunk", "link_p50")
 ONCE: dict[str, tuple[Scenario, tuple[str, ...]]] = {"memory": (memory, ("rss_idle", "pss_idle", "rss_streams"))}
 EVERY_ROUND: dict[str, tuple[Scenario, tuple[str, ...]]] = {
     "plain_1k": (plain_1k, ("plain_1k", "importer")),
@@ -163,6 +185,7 @@ EVERY_ROUND: dict[str, tuple[Scenario, tuple[str, ...]]] = {
     "plain_100k": (plain_100k, ("plain_100k",)),
     "chunk_burst": (chunk_burst, ("chunk_burst",)),
     "chunk_paced": (chunk_paced, ("chunk_paced",)),
+    "link": (link, LINK_ROWS),
     "latency": (latency, ("added_p50", "added_p99")),
     "first_event": (first_event, ("first_event",)),
     "start": (start, ("start", "first_start")),

@@ -263,12 +263,12 @@ def wait_ready(port: int, process: subprocess.Popen[bytes], log: Path, limit_s: 
 def declare_provider(port: int, token: str, name: str, upstream_port: int) -> None:
     """Through the admin API: a provider on own infrastructure."""
     base_url = f"http://127.0.0.1:{upstream_port}/v1"
-    _post(port, token, "providers", {"name": name, "dialect": "openai", "base_url": base_url, "own": True})
+    post(port, token, "providers", {"name": name, "dialect": "openai", "base_url": base_url, "own": True})
 
 
 def declare_model(port: int, token: str, model: str, *providers: str) -> None:
     """Through the admin API: a model with a target at each of these providers."""
-    _post(port, token, "models", {"name": model, "targets": [{"target": f"{each}/bench"} for each in providers]})
+    post(port, token, "models", {"name": model, "targets": [{"target": f"{each}/bench"} for each in providers]})
 
 
 def declare_routes(port: int, token: str, upstreams: Upstreams) -> None:
@@ -280,7 +280,7 @@ def declare_routes(port: int, token: str, upstreams: Upstreams) -> None:
     for name, upstream_port in zip(providers, upstreams.plain_ports, strict=True):
         declare_provider(port, token, name, upstream_port)
     for strategy, model in ROUTED_MODELS.items():
-        _post(port, token, "routes", {"name": f"{strategy}-route", "match": {"models": [model]}, "strategy": strategy})
+        post(port, token, "routes", {"name": f"{strategy}-route", "match": {"models": [model]}, "strategy": strategy})
         declare_model(port, token, model, *providers)
 
 
@@ -300,14 +300,15 @@ def wait_model(port: int, key: str, model: str, limit_s: float = 5.0) -> None:
             time.sleep(0.02)
 
 
-def _post(port: int, token: str, resource: str, body: dict[str, object]) -> None:
+def post(port: int, token: str, resource: str, body: dict[str, object]) -> bytes:
+    """One `POST` of the admin API; its answer's body."""
     request = urllib.request.Request(
         f"http://127.0.0.1:{port}/api/v1/{resource}",
         data=json.dumps(body).encode(),
         headers={"authorization": f"Bearer {token}", "content-type": "application/json"},
     )
     try:
-        with urllib.request.urlopen(request, timeout=10):
-            return
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return bytes(answer.read())
     except urllib.error.HTTPError as error:
         raise BenchError(f"POST /api/v1/{resource} answered {error.code}: {error.read()[:500]!r}") from None

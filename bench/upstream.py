@@ -1,8 +1,8 @@
 """A fixed model provider in one process: `python -m bench.upstream --port N`.
 
-Answers every POST that is complete by its content-length. A body with `"stream":true` gets server-sent events of 211
-bytes, one write each; how many and how far apart stands in the request's `metadata`. Any other body gets one fixed
-500-byte chat completion. It also answers the usage chunk when the request asks for it, as providers do.
+Lists its models to a GET, and answers every POST that is complete by its content-length. A body with `"stream":true`
+gets server-sent events of 211 bytes, one write each; how many and how far apart stands in the request's `metadata`. Any
+other body gets one fixed 500-byte chat completion. It also answers the usage chunk when the request asks for it.
 """
 
 import argparse
@@ -70,6 +70,11 @@ _PLAIN = (
 ) + completion()
 
 
+_LISTED = b'{"object":"list","data":[{"id":"bench-stream","object":"model"},{"id":"bench-plain","object":"model"}]}'
+_MODELS = (b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(_LISTED)) + _LISTED
+_NOTHING = b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n"
+
+
 class Provider(asyncio.Protocol):
     """One connection from a gateway: one request at a time."""
 
@@ -98,6 +103,11 @@ class Provider(asyncio.Protocol):
             self._body_from = end + 4
             self._needed = self._body_from + (int(length[1]) if length else 0)
         if len(buffer) < self._needed:
+            return
+        if buffer[:4] == b"GET ":
+            self._transport.write(_MODELS if buffer[:15] == b"GET /v1/models " else _NOTHING)
+            buffer.clear()
+            self._needed = 0
             return
         body = bytes(buffer[self._body_from : self._needed])
         del buffer[: self._needed]
