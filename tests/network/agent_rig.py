@@ -6,6 +6,7 @@ It knows one node, welcomes it, and opens what a test wants opened, also what no
 import asyncio
 import secrets
 import ssl
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -23,6 +24,7 @@ from potluck.node.identity import Identity, fresh_key, to_text, verify
 from potluck.node.jobs import Jobs
 from potluck.node.offers import Offers
 from potluck.node.settings import NodeSettings
+from potluck.node.unloading import Claims
 from potluck.wire import link_events as e
 from potluck.wire import link_messages as m
 from potluck.wire.link import LinkCore
@@ -239,10 +241,15 @@ class StillMachine:
 
     def __init__(self) -> None:
         self.said = Facts(window_open=True)
+        self.claims = Claims()
         self.freed = 0
 
     def note(self, offers: Offers, jobs: Jobs) -> None:
-        pass
+        for id_ in offers.offered:
+            watch = offers.watch_of(id_)
+            if watch is not None:
+                called = [call.job.request.model for call in jobs.running.values()]
+                self.claims.note(id_, watch.load.resident, called, time.monotonic())
 
     async def facts(self, settings: NodeSettings, offers: Offers) -> Facts:
         return self.said

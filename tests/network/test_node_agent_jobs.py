@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 from agent_rig import CHAT as CHAT_PATH
-from agent_rig import rigged, until
+from agent_rig import Rig, rigged, until
 
-from potluck.conformance.call import Call
+from potluck.conformance.call import Call, SeenRequest
 from potluck.conformance.engines import CHAT, EMBED, FakeEngine
 from potluck.node.settings import NodeSettings
 from potluck.wire import link_messages as m
@@ -207,18 +207,59 @@ async def test_only_what_is_offered_can_be_asked(engine: FakeEngine, tmp_path: P
     assert not [each for each in engine.requests if each.method == "POST"]
 
 
+class Loadable(FakeEngine):
+    """Ollama as it takes both orders."""
+
+    async def _serve(self, request: SeenRequest) -> None:
+        if request.target != "/api/generate":
+            await super()._serve(request)
+            return
+        await request.connection.read_body(request)
+        self._note_harm(request, request.target, "")
+        model = {request.json["model"]}
+        self.resident = self.resident - model if request.json.get("keep_alive") == 0 else self.resident | model
+        await Call(request, "", {}).answer(b"{}")
+
+
+async def command(rig: Rig, action: str, model: str | None = CHAT) -> m.TaskResult:
+    """What came of a TASK."""
+    link = rig.gateway.links[0]
+    assert link.caps is not None
+    name = f"task_{len(link.results)}"
+    link.core.task(m.Task(name, action, link.caps.engines[0].id, model))  # type: ignore[arg-type]
+    rig.gateway.pump()
+    await until(lambda: any(each.task == name for each in link.results), "the task was not answered")
+    return link.results[-1]
+
+
 async def test_tasks_do_only_what_the_owner_allows(engine: FakeEngine, tmp_path: Path) -> None:
     """A probe is answered; loading and unloading are refused, and no engine hears of them."""
     async with rigged(tmp_path, owner(engine)) as rig:
         await rig.ready()
-        link = rig.gateway.links[0]
-        assert link.caps is not None
-        for number, action in enumerate(("probe", "load", "unload")):
-            link.core.task(m.Task(f"task_{number}", action, link.caps.engines[0].id, CHAT))  # type: ignore[arg-type]
-        rig.gateway.pump()
-        await until(lambda: len(link.results) == 3)
-        assert {each.task: each.ok for each in link.results} == {"task_0": True, "task_1": False, "task_2": False}
+        said = [await command(rig, action) for action in ("probe", "load", "unload")]
+    assert [each.ok for each in said] == [True, False, False]
+    assert "owner" in said[1].detail
     assert engine.harm == []
+
+
+async def test_the_gateway_may_load_and_unload_where_it_is_allowed(tmp_path: Path) -> None:
+    """A model that is not in memory is loaded, and unloaded again; one that the owner loaded stays."""
+    async with Loadable("ollama") as engine:
+        engine.resident = {CHAT}
+        async with rigged(tmp_path, owner(engine, allow_load=True, allow_unload=True)) as rig:
+            await rig.ready()
+            await until(lambda: rig.agent.offers.watches[0].load.resident == (CHAT,))
+            assert (await command(rig, "unload", CHAT)).detail == "this node did not load it"
+            assert (await command(rig, "load", "huge:cloud")).detail == "the model is not offered"
+            assert engine.harm == []
+            assert (await command(rig, "load", EMBED)).ok
+            await until(lambda: EMBED in (rig.agent.offers.watches[0].load.resident or ()))
+            assert (await command(rig, "unload", EMBED)).ok
+            assert engine.resident == {CHAT}
+            rig.agent.pause()
+            await until(lambda: not rig.agent.serves)
+            assert not (await command(rig, "load", EMBED)).ok
+            assert engine.resident == {CHAT}
 
 
 async def test_request_bodies_that_wait_are_bounded(

@@ -156,7 +156,7 @@ async def test_an_error_of_the_agents_own_ends_one_link(
     async with rigged(tmp_path, owner(engine)) as rig:
         await rig.ready()
         with monkeypatch.context() as patch:
-            patch.setattr(rig.agent.offers, "watch_of", lambda _: 1 / 0)
+            patch.setattr(rig.agent._commands, "take", lambda *_: 1 / 0)
             link = rig.gateway.links[0]
             assert link.caps is not None
             link.core.task(m.Task("task_1", "probe", link.caps.engines[0].id))

@@ -9,7 +9,7 @@ Rules of this file
   unloads.
 - A drain that the gateway asked for lasts as long as the link over which it asked, or until the gateway ends it: the
   gateway knows its nodes, and tells anew at each connect. What the owner says outlives restarts.
-- The gateway commands nothing that the owner did not allow; of tasks, that is `probe`.
+- The gateway commands nothing that the owner did not allow (`commands`).
 """
 
 import asyncio
@@ -25,6 +25,7 @@ from typing import Final, Literal, Protocol
 
 from potluck.engines.fingerprints import PORTS
 from potluck.engines.watch import WatchPace
+from potluck.node.commands import Commands
 from potluck.node.dialing import Credentials, Link, Links
 from potluck.node.facts import Facts
 from potluck.node.home import Enrolled, Home, HomeError, Kept
@@ -35,6 +36,7 @@ from potluck.node.rules import room_for
 from potluck.node.settings import NodeSettings
 from potluck.node.standing import Standing
 from potluck.node.telling import Telling
+from potluck.node.unloading import Claims
 from potluck.upstream import Pool
 from potluck.wire import link_events as e
 from potluck.wire import link_messages as m
@@ -53,6 +55,9 @@ _LOGGER = logging.getLogger("potluck.node")
 
 class Machine(Protocol):
     """What is known of the machine, and what gives it back. See `machine.OwnMachine`."""
+
+    claims: Claims
+    """which models this node had loaded"""
 
     def note(self, offers: Offers, jobs: Jobs) -> None:
         """Our calls, or what the engines say of themselves, may be others than before."""
@@ -117,6 +122,7 @@ class Agent:
             pace=pace,
         )
         self.jobs = Jobs(self.offers.find, self.links.pump, self._changed, self._engine_failed, self._has_room)
+        self._commands = Commands(loop, self.offers, machine.claims, lambda: self.serves, self._has_room)
         self.telling = Telling(loop, self.links, self._caps, self._load)
         self._drains: dict[Link, float] = {}
         """links over which the gateway asked for no more work, and when what runs is to be over"""
@@ -222,6 +228,7 @@ class Agent:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             self.telling.close()
+            await self._commands.close()
             await self._machine.close()
             self._pool.close()
             await asyncio.sleep(0)  # sockets are gone a turn later
@@ -377,7 +384,7 @@ class Agent:
         elif isinstance(event, e.DrainCame):
             self._asked_to_drain(link, event.drain)
         elif isinstance(event, e.TaskCame):
-            self._run_task(link, event.task)
+            self._commands.take(link, event.task)
         elif isinstance(event, e.Failed):
             self.note(f"link: {event.code}: {event.detail}")
 
@@ -396,16 +403,3 @@ class Agent:
     def _drain_over(self, link: Link) -> None:
         self._drains.pop(link, None)
         self._apply()
-
-    def _run_task(self, link: Link, task: m.Task) -> None:
-        began = self.loop.time()
-        watch = self.offers.watch_of(task.engine)
-        if task.action != "probe":
-            ok, detail = False, "the owner of this machine does not allow that"
-        elif watch is None:
-            ok, detail = task.engine in self.offers.offered, self.offers.local_state
-        else:
-            watch.wake()
-            ok, detail = True, "it answers"
-        took_ms = round((self.loop.time() - began) * 1000)
-        link.core.task_result(m.TaskResult(task.task, ok, detail[:300], took_ms))

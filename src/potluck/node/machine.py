@@ -40,7 +40,7 @@ class OwnMachine:
     def __init__(self, home: Home) -> None:
         self._home = home
         self._use = LocalUse()
-        self._claims = Claims()
+        self.claims = Claims()
         self._probe = HardwareProbe()
         self._hardware: Sampler[Hardware] | None = None
         self._presence: Sampler[Reading] | None = None
@@ -59,7 +59,7 @@ class OwnMachine:
             if watch is not None:
                 models = [call.job.request.model for call in jobs.running.values() if call.engine.id == id_]
                 self._use.note(id_, watch.load, models, now)
-                self._claims.note(id_, watch.load.resident, models, now)
+                self.claims.note(id_, watch.load.resident, models, now)
 
     async def facts(self, settings: NodeSettings, offers: Offers) -> Facts:
         """Right now."""
@@ -79,7 +79,7 @@ class OwnMachine:
             watch = offers.watch_of(id_)
             if watch is None or watch.engine is None:
                 continue
-            models = (watch.load.resident or ()) if settings.engines_are_ours else self._claims.of(id_)
+            models = (watch.load.resident or ()) if settings.engines_are_ours else self.claims.of(id_)
             if models:
                 where.append(id_)
                 orders.append(unload(watch.place, watch.engine.kind, models))
