@@ -3,7 +3,8 @@
 Candidates of one kind of request (who asks, for which endpoint and model, with which controls) are worked out once per
 snapshot and kept; a request then picks among them. Rules of picking:
 1. The request's model first, in the order of its route's strategy; then the route's fallbacks, in theirs.
-2. Lanes whose key is parked or dead are passed over; a place all of whose lanes are is left out.
+2. Lanes whose key is parked or dead, and those on nodes that are away, are passed over; a place all of whose lanes are
+   is left out.
 3. Places whose breakers are open come after all others, but they come: the last target standing is never removed.
 4. A half-open breaker, and a dead key once a minute, gets one call as its probe, in its ordinary turn.
 5. A node that refused is left alone by that request, and after `MAX_REFUSALS` the nodes of those tiers are.
@@ -11,6 +12,8 @@ snapshot and kept; a request then picks among them. Rules of picking:
    no other is left the same place again, after a pause, where `policy.retry` allows it.
 
 A plain request whose own targets are all well, or on nodes that are away, takes the short way in `Router.first`.
+
+Long since every call of a request, the first, the next, the rival's, the resumed one's, picks by the same rules.
 """
 
 from collections.abc import Callable, Container, Iterator
