@@ -5,6 +5,7 @@ One gateway, from the gateway's image, serves all of them, and is asked by HTTP 
 
 import http.client
 import json
+import shutil
 import socket
 import subprocess
 import time
@@ -111,9 +112,10 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
 
 @pytest.fixture
-def machine(tmp_path: Path, gateway: Served) -> Root:
-    """A clean Debian of one's own."""
-    return Root(build(PLAIN_DEBIAN, ROOT, "machine"), tmp_path / "machine")
+def machine(tmp_path: Path, gateway: Served) -> Iterator[Root]:
+    """A clean Debian of one's own. It is not kept: 100 MB."""
+    yield Root(build(PLAIN_DEBIAN, ROOT, "machine"), tmp_path / "machine")
+    shutil.rmtree(tmp_path / "machine")
 
 
 @pytest.mark.parametrize("target", ["gateway", "node"])

@@ -197,7 +197,7 @@ def test_the_scheduled_task_runs_for_its_owner_without_an_end() -> None:
     root = ET.fromstring(task(replace(MINE, program=program, home=home, user=r"LAB\ada")).split("?>", 1)[1])
     text = {element.tag.removeprefix(TASK_SPACE): element.text for element in root.iter()}
     assert text["Command"] == r"C:\Users\ada & co\venv\Scripts\pythonw.exe"
-    assert text["Arguments"] == rf'-m potluck node run --home "{home}"'
+    assert text["Arguments"] == rf'-m potluck.node.service.windowless "{home}" node run --home "{home}"'
     assert (text["UserId"], text["LogonType"], text["RunLevel"]) == (r"LAB\ada", "InteractiveToken", "LeastPrivilege")
     assert text["ExecutionTimeLimit"] == "PT0S"
     assert (text["DisallowStartIfOnBatteries"], text["StopIfGoingOnBatteries"]) == ("false", "false")
@@ -254,3 +254,13 @@ def test_a_command_that_is_not_there_is_no_crash() -> None:
     """A program that is missing answers like a shell's 127."""
     assert running.run_command(["/nowhere/systemctl"])[0] == 127
     assert running.run_command([sys.executable, "-c", "print('x'); raise SystemExit(3)"]) == (3, "x\n")
+
+
+def test_without_a_console_it_writes_a_log(tmp_path: Path) -> None:
+    """What the program prints, and why it ended, stands in the node's home; a log that has grown is put aside."""
+    (tmp_path / "agent.log").write_bytes(b"x" * (1 << 20) + b"y")
+    command = [sys.executable, "-m", "potluck.node.service.windowless", str(tmp_path), "node", "status", "--home"]
+    done = subprocess.run([*command, str(tmp_path)], capture_output=True, timeout=60, check=False)
+    assert (done.stdout, done.stderr) == (b"", b"")
+    assert "has not joined" in (tmp_path / "agent.log").read_text()
+    assert (tmp_path / "agent.log.1").stat().st_size == (1 << 20) + 1

@@ -7,10 +7,9 @@ import plistlib
 from pathlib import Path
 from typing import Any
 
-from potluck.node.service.steps import Command, Job, Remove, Run, ServiceStatus, Step, Write
+from potluck.node.service.steps import LOG, Command, Job, Remove, Run, ServiceStatus, Step, Write
 
 LABEL = "org.potluck.node"
-LOG = "agent.log"
 DAEMONS = Path("/Library/LaunchDaemons")
 NOT_LOADED = frozenset({3, 5, 36, 113})
 """exit statuses of `launchctl bootout` for what is not there"""

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
+LOG = "agent.log"
+"""in the node's home, where the service manager keeps no log of its own"""
 Run = Callable[[Sequence[str]], tuple[int, str]]
 """runs a command; its exit status (127: there is no such program) and what it printed"""
 

@@ -10,7 +10,7 @@ import subprocess
 from pathlib import PureWindowsPath
 from xml.sax.saxutils import escape
 
-from potluck.node.service.steps import Command, Job, Remove, Run, ServiceStatus, Step, Write
+from potluck.node.service.steps import LOG, Command, Job, Remove, Run, ServiceStatus, Step, Write
 
 TASK = "Potluck node"
 FILE = "task.xml"
@@ -19,7 +19,8 @@ FILE = "task.xml"
 def task(job: Job) -> str:
     """The task's definition."""
     program = _windowless(job.program[0])
-    words = subprocess.list2cmdline([*job.command("run", "--home", str(job.home))[1:]])
+    home = str(job.home)
+    words = subprocess.list2cmdline(["-m", "potluck.node.service.windowless", home, "node", "run", "--home", home])
     user = escape(job.user)
     return f"""\
 <?xml version="1.0" encoding="UTF-16"?>
@@ -84,7 +85,7 @@ class Tasks:
         if "<Enabled>false</Enabled>" in said:
             return ServiceStatus("stopped", False, "the scheduled task is switched off: potluck node install-service")
         running = (job.home / "agent.json").exists()
-        line = "starts when you log on; potluck node status says whether it serves"
+        line = f"starts when you log on; potluck node status says whether it serves, {job.home / LOG} what happened"
         return ServiceStatus("running" if running else "stopped", True, f"the scheduled task {line}")
 
 
