@@ -27,7 +27,6 @@ MODULES = {"cffi": "cffi,_cffi_backend"}
 """what a package of the list is imported as, where that differs"""
 RSS_BYTES = 60 * 1024 * 1024
 STREAMS = 20
-MODEL = f"node:lab-1/{CHAT}"
 
 
 def packages() -> str:
@@ -93,31 +92,52 @@ class Scene:
         self.engine = engine
         self.machine = machine
 
-    async def ask(self, **members: Any) -> Response:
-        body = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}], **members}
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.gateway.port}"
+
+    async def token(self) -> bytes:
+        secret: str = (await self.gateway.api("POST", "/join-tokens", {})).json["secret"]
+        return secret.encode()
+
+    async def ask(self, name: str = "lab-1", **members: Any) -> Response:
+        body = {"model": f"node:{name}/{CHAT}", "messages": [{"role": "user", "content": "hi"}], **members}
         async with self.gateway.caller(timeout_s=30) as caller:
             return await caller.ask("POST", "/v1/chat/completions", body, key=self.gateway.key)
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def scene(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Scene]:
-    machine = Machine(tmp_path_factory.mktemp("machine") / "node")
+    machine = Machine(tmp_path_factory.mktemp("lab-1") / "node")
     async with FakeEngine("vllm") as engine, GatewayProcess(tmp_path_factory.mktemp("gateway")) as gateway:
         engine.script[CHAT] = at_its_pace
         await gateway.ready()
+        scene = Scene(gateway, engine, machine)
+        words = ("node", "join", scene.url, "--name", "lab-1", "--engine", engine.base_url, "--token-stdin")
+        assert (await machine.run(*words, says=await scene.token()))[0] == 0
+        await machine.run("node", "set", "discover", "no")
+        await machine.serve()
+        await machine.becomes("ready")
         try:
-            yield Scene(gateway, engine, machine)
+            yield scene
         finally:
             if machine.agent is not None:
                 await machine.end(signal.SIGKILL)
 
 
-async def test_it_joins_serves_and_leaves(scene: Scene) -> None:
-    """Join by a token that stands nowhere, serve, pause, resume, a new key, doctor, leave: each by its command."""
-    gateway, machine, engine = scene.gateway, scene.machine, scene.engine
-    token = (await gateway.api("POST", "/join-tokens", {})).json["secret"]
-    url = f"http://127.0.0.1:{gateway.port}"
+@pytest_asyncio.fixture(loop_scope="module")
+async def fresh(tmp_path: Path) -> AsyncIterator[Machine]:
+    """A machine that has not joined."""
+    machine = Machine(tmp_path / "node")
+    yield machine
+    if machine.agent is not None:
+        await machine.end(signal.SIGKILL)
 
+
+async def test_it_joins_serves_and_leaves(scene: Scene, fresh: Machine) -> None:
+    """Join by a token that stands nowhere, serve, pause, resume, a new key, doctor, leave: each by its command."""
+    gateway, machine, engine, url = scene.gateway, fresh, scene.engine, scene.url
+    token = (await scene.token()).decode()
     status, out, _ = await machine.run("node", "status")
     assert (status, "has not joined" in out) == (1, True)
     status, _, err = await machine.run("node", "join", url)
@@ -128,10 +148,10 @@ async def test_it_joins_serves_and_leaves(scene: Scene) -> None:
     status, _, err = await machine.run("node", "join", "http://gateway.example", "--token", token)
     assert (status, "--insecure" in err) == (1, True)
     engine_url = engine.base_url.removesuffix("/v1")
-    words = ("node", "join", url, "--name", "lab-1", "--engine", engine_url, "--price", CHAT, "0", "0", "--token-stdin")
+    words = ("node", "join", url, "--name", "lab-2", "--engine", engine_url, "--price", CHAT, "0", "0", "--token-stdin")
     status, out, err = await machine.run(*words, says=token.encode())
     assert (status, err) == (0, "")
-    assert "lab-1" in out
+    assert "lab-2" in out
     for name in ("node.json", "key", "settings.json"):
         text = (machine.home / name).read_text()
         assert token not in text
@@ -147,12 +167,12 @@ async def test_it_joins_serves_and_leaves(scene: Scene) -> None:
     assert [each["name"] for each in said["models"]] == [CHAT]
     status, out, _ = await machine.run("node", "doctor")
     assert status == 0
-    assert (await scene.ask()).json["choices"][0]["message"]["content"]
+    assert (await scene.ask("lab-2")).json["choices"][0]["message"]["content"]
 
     status, _, err = await machine.run("node", "run", "--page-port", "0")
     assert (status, "runs already" in err) == (1, True)
     await machine.run("node", "pause", "--for", "20m")
-    refused = await scene.ask()
+    refused = await scene.ask("lab-2")
     assert (refused.status, refused.code) == (503, "no_target_available")
     log = await machine.end(signal.SIGKILL)
     assert "Traceback" not in log
@@ -160,7 +180,7 @@ async def test_it_joins_serves_and_leaves(scene: Scene) -> None:
     assert (await machine.becomes("paused"))["until"]
     await machine.run("node", "resume")
     await machine.becomes("ready")
-    assert (await scene.ask()).status == 200
+    assert (await scene.ask("lab-2")).status == 200
 
     before = (machine.home / "key").read_text()
     assert (await machine.run("node", "rotate-key"))[0] == 0
@@ -170,7 +190,16 @@ async def test_it_joins_serves_and_leaves(scene: Scene) -> None:
     assert (machine.agent.returncode, "Traceback" in log) == (0, False)
     await machine.serve()
     await machine.becomes("ready")
-    assert (await scene.ask()).status == 200
+    assert (await scene.ask("lab-2")).status == 200
+
+    status, out, _ = await machine.run("node", "leave")
+    assert (status, "has left" in out) == (0, True)
+    assert not (machine.home / "node.json").exists()
+    said = await machine.becomes("joining")
+    assert "revoked" in said["reason"] or "left" in said["reason"]
+    nodes = (await gateway.api("GET", "/nodes")).json["data"]
+    assert all(each["standing"] != "ready" for each in nodes if each["name"] == "lab-2")
+    assert "Traceback" not in await machine.end()
 
 
 async def test_it_is_small_with_many_streams(scene: Scene) -> None:
@@ -221,16 +250,3 @@ async def test_a_terminal_gets_plain_tables(scene: Scene) -> None:
     assert "Traceback" not in said
     assert "MODEL" in said
     assert CHAT in said
-
-
-async def test_leaving_ends_it(scene: Scene) -> None:
-    """`leave` takes the node out of the gateway; the running agent hears `revoked`, and says so."""
-    status, out, _ = await scene.machine.run("node", "leave")
-    assert (status, "has left" in out) == (0, True)
-    assert not (scene.machine.home / "node.json").exists()
-    said = await scene.machine.becomes("joining")
-    assert "revoked" in said["reason"]
-    nodes = (await scene.gateway.api("GET", "/nodes")).json["data"]
-    assert all(each.get("standing") != "ready" for each in nodes)
-    log = await scene.machine.end()
-    assert "Traceback" not in log
