@@ -5,7 +5,7 @@ Rules of this file
 - One sweep, ten times a second, does everything that waits for time: deadlines of calls, a new snapshot, and each
   link's own tick once a second. No link and no call has a timer.
 - The snapshot says which nodes there are. One that is gone from it loses its links with `revoked`; one that nobody has
-  approved yet, or that is drained, keeps them and gets no calls.
+  approved yet, or that is drained, keeps them and gets no calls. A link by a key that was rotated away goes with it.
 - What the hub learns leaves by `ports.NodeEvents`.
 """
 
@@ -131,6 +131,7 @@ class Links:
             self._snapshot = current
             for node in list(self.nodes.values()):
                 if node.id in current.nodes:
+                    node.drop_void_keys(now)
                     node.review(now)
                 else:
                     node.end("revoked", "this gateway does not know the node any more", now)

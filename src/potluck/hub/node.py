@@ -164,6 +164,12 @@ class HubNode:
             self._lost(job, "the link to the node was closed")
         self.review(now)
 
+    def drop_void_keys(self, now: float) -> None:
+        """A key that was rotated counts for a while. Links by it end then; the machine dials anew, by its new one."""
+        for session in [*self.sessions, *self.newcomers]:
+            if session.core.phase != "closed" and not session.key_counts():
+                session.end("superseded", "the key that it was dialled with was rotated", now)
+
     def caps_came(self, session: "Session", caps: m.Caps, now: float) -> None:
         """What it offers."""
         self.caps = caps

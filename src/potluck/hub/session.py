@@ -60,7 +60,7 @@ class Session:
         self.opened_at = 0.0
         self.heard_at = now
         self.unknown_until = 0.0
-        """until when its node may turn up in the snapshot; 0: it was looked up"""
+        """until when its node may turn up in the snapshot; 0: it was looked up, or has not said who it is"""
         self.ruling_at = 0.0
         """when it is decided whether it is the machine; 0: it is, or is not at that point"""
         self.asked: dict[Session, bytes] = {}
@@ -103,8 +103,7 @@ class Session:
         """About once a second."""
         for event in self.core.tick(now):
             self.tell(event, now)
-        if self.unknown_until:
-            self.look_up(now)
+        self.look_up(now)
         if self.ruling_at and now >= self.ruling_at:
             self.rule(now)
         self.socket.flush()
@@ -130,6 +129,9 @@ class Session:
         self.look_up(now)
 
     def look_up(self, now: float) -> None:
+        """If its node is waited for, see whether the snapshot has it by now."""
+        if not self.unknown_until:
+            return
         assert self.hello is not None
         known = self.links.snapshots.current.nodes.get(self.hello.node)
         if known is not None and (key := known.keys.get(self.hello.key)) is not None:
@@ -142,9 +144,18 @@ class Session:
 
     def _on_proved(self, _: e.Event, now: float) -> None:
         assert self.hello is not None
-        self.node = self.links.node(self.hello.node)
         self.links.proved(self)
+        if not self.key_counts():  # it was revoked since the challenge
+            self.end("revoked", "this gateway does not know the node any more", now)
+            return
+        self.node = self.links.node(self.hello.node)
         self.rule(now)
+
+    def key_counts(self) -> bool:
+        """Whether the node is still there, and the key by which this link was dialled is still one of its keys."""
+        assert self.hello is not None
+        known = self.links.snapshots.current.nodes.get(self.hello.node)
+        return known is not None and self.hello.key in known.keys
 
     def rule(self, now: float) -> None:
         """Is it the machine? Known at once, or after the machine's other links were asked."""

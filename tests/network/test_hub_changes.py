@@ -1,0 +1,89 @@
+"""What a change of the configuration does to links that are on their way in, and to those of keys that are void."""
+
+from pathlib import Path
+
+import pytest
+from hub_rig import HubGateway, hub_gateway, refused_code
+
+from potluck.conformance.caller import Caller
+from potluck.conformance.node import NodeIdentity
+from potluck.hub.session import Session
+from potluck.wire import link_messages as m
+
+
+async def knock(gateway: HubGateway, caller: Caller) -> None:
+    """A WebSocket that says nothing."""
+    await caller.send(
+        f"GET /node/v1/link HTTP/1.1\r\nHost: {gateway.host}:{gateway.port}\r\nUpgrade: websocket\r\n"
+        "Connection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n"
+        f"Sec-WebSocket-Protocol: {m.SUBPROTOCOL}\r\n\r\n".encode()
+    )
+    assert (await caller.read_head()).status == 101
+
+
+async def test_a_silent_stranger_does_not_stop_the_sweep(tmp_path: Path):
+    """It has not said who it is when the snapshot changes: the others are looked up all the same, and it stays."""
+    async with hub_gateway(tmp_path) as gateway, gateway.caller() as caller:
+        await knock(gateway, caller)
+        identity = gateway.enrol()
+        node = gateway.fake_node(identity)
+        await node.dial()
+        await gateway.until(lambda: gateway.heard.stand(identity.node) is not None)
+        gateway.enrol("lab-2")
+        gateway.links.sweep(gateway.links.clock())
+        assert gateway.links.sockets == 2
+
+
+async def test_a_node_is_challenged_once_however_often_the_snapshot_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """A second CHALLENGE would be out of turn."""
+    look_up, changes = Session.look_up, 0
+
+    async with hub_gateway(tmp_path) as gateway:
+
+        def looked_up(session: Session, now: float) -> None:
+            nonlocal changes
+            look_up(session, now)
+            changes += 1
+            if changes == 1:
+                gateway.enrol("lab-2")
+                gateway.links.sweep(now)
+
+        monkeypatch.setattr(Session, "look_up", looked_up)
+        await gateway.fake_node(gateway.enrol()).dial()
+        assert changes > 1
+
+
+async def test_a_node_that_is_revoked_between_challenge_and_proof_is_not_let_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """What was true at the challenge does not count."""
+    look_up = Session.look_up
+    async with hub_gateway(tmp_path) as gateway:
+        identity = gateway.enrol()
+
+        def looked_up(session: Session, now: float) -> None:
+            look_up(session, now)
+            if identity.node in gateway.snapshots.current.nodes:
+                gateway.revoke(identity.node)
+
+        monkeypatch.setattr(Session, "look_up", looked_up)
+        assert await refused_code(gateway.fake_node(identity)) == "revoked"
+        assert not gateway.links.nodes
+
+
+async def test_a_link_ends_with_the_key_that_it_was_dialled_with(tmp_path: Path):
+    """Whoever copied a key that was rotated is out when that ceases to count; the machine goes on by its new one."""
+    async with hub_gateway(tmp_path) as gateway:
+        node = await gateway.node()
+        old, new = node.identity, NodeIdentity(node.identity.node, "nky_new")
+        gateway.alter(old.node, keys={new.key: new.public_key, old.key: old.public_key})
+        gateway.links.sweep(gateway.links.clock())
+        assert len(node.links) == 1
+        assert gateway.heard.stand(old.node) == ""
+        gateway.alter(old.node, keys={new.key: new.public_key})
+        await gateway.until(lambda: not node.links)
+        assert gateway.heard.stand(old.node) == "not connected"
+        assert await refused_code(gateway.fake_node(old)) == "revoked"
+        await gateway.fake_node(new).dial()
