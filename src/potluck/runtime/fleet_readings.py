@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from potluck.telemetry.exposition import Exposition
 
 READY, NOT_CONNECTED = "ready", "not connected"
+NOT_IN_FORCE = "what it offers is not in force yet"
 
 
 class FleetReadings:
@@ -38,7 +39,7 @@ class FleetReadings:
         caps, load = notes.caps, notes.load
         connected = node is not None and any(link.core.phase == "open" for link in node.sessions)
         return NodeReading(
-            stands=notes.stands,
+            stands=self._stands(node_id),
             connected=connected,
             since_ms=int(now_ms - (now - node.since_at) * 1000) if node is not None and node.since_at else None,
             links=_links(node, now, now_ms) if node is not None else [],
@@ -54,6 +55,13 @@ class FleetReadings:
             last_probe=notes.last_probe,
             last_report=notes.last_report,
         )
+
+    def _stands(self, node_id: str) -> str | None:
+        """As the hub says; but no node is ready of which no model is known to routing."""
+        notes, known = self.fleet.notes.get(node_id), self.fleet.snapshots.current.nodes.get(node_id)
+        if notes is None:
+            return None
+        return NOT_IN_FORCE if notes.stands == "" and known is not None and not known.offer.models else notes.stands
 
     def _models(self, node_id: str, notes: NodeNotes, now: float) -> list[ModelReading]:
         load = notes.load
@@ -86,10 +94,9 @@ class FleetReadings:
 
     def states(self) -> dict[tuple[str, ...], float]:
         """(state,) → enrolled nodes that stand so, details left out."""
-        notes = dict(self.fleet.notes)
         counts: Counter[str] = Counter()
         for node_id in list(self.fleet.snapshots.current.nodes):
-            stands = notes[node_id].stands if node_id in notes else None
+            stands = self._stands(node_id)
             counts[READY if stands == "" else (stands or NOT_CONNECTED).partition(":")[0]] += 1
         return {(state,): float(count) for state, count in counts.items()}
 
