@@ -25,7 +25,7 @@ PEERS_REFRESH_S = 1.0
 class Peers:
     """The machines that serve the same model: what the others are like is the best guess at one that says nothing."""
 
-    __slots__ = ("_decode_ms", "_load_s", "_members", "_prefill_ms", "_ratio", "_seen_at")
+    __slots__ = ("__weakref__", "_decode_ms", "_load_s", "_members", "_prefill_ms", "_ratio", "_seen_at")
 
     def __init__(self) -> None:
         self._members: WeakSet[Machine] = WeakSet()

@@ -14,8 +14,9 @@ Rules
 import logging
 import random
 import time
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Collection, Container, Iterable
 from typing import Literal
+from weakref import WeakValueDictionary
 
 import msgspec
 
@@ -169,8 +170,8 @@ class Registry:
         """monotonic seconds, for what is not told the time"""
         self.lanes: dict[tuple[str, str | None], Lane] = {}
         self.standings: dict[str, Standing] = {}
-        self.peers: dict[str, Peers] = {}
-        """of machines, by the model that they serve"""
+        self.peers: WeakValueDictionary[str, Peers] = WeakValueDictionary()
+        """of machines, by the model that they serve; there for as long as one of them is"""
         self.hosts: dict[str, Host] = {}
         """what an engine's models have in common, by the id of its node and its own"""
         self.keys: dict[str, KeyHealth] = {}
@@ -193,6 +194,8 @@ class Registry:
         """why a node takes no calls, by id; empty: it does. One that is not here is not connected"""
         self._on_node: dict[str, list[Lane]] = {}
         """lanes by the id of their node"""
+        self._machines: dict[str, set[str]] = {}
+        """places with a machine, by the id of their node"""
         self._known_in: tuple[Snapshot | None, set[tuple[str, str | None]]] = (None, set())
         """a snapshot, and the lanes that it has"""
 
@@ -241,7 +244,8 @@ class Registry:
         standing = self.standing(place)
         if standing.machine is None:
             peers = self.peers.setdefault(_model_at(place), Peers())
-            standing.machine = Machine(peers, self.hosts.setdefault(place.rpartition(" ")[0], Host()))
+            standing.machine = Machine(peers, self.hosts.setdefault(_host_at(place), Host()))
+            self._machines.setdefault(_node_at(place), set()).add(place)
         return standing.machine
 
     def mix(self, project_id: str) -> TokenMix:
@@ -392,29 +396,47 @@ class Registry:
 
         Nobody would call such a lane again, so that its trouble would never end. A node that is gone takes its along.
         """
-        if len(self.away) > len(snapshot.nodes):
-            for node_id in [node_id for node_id in self.away if node_id not in snapshot.nodes]:
-                del self.away[node_id]
-                for host in [host for host in self.hosts if host.partition(" ")[0] == node_id]:
-                    del self.hosts[host]
-                self._drop(self._on_node.pop(node_id, []))
-        if len(self.lanes) <= MAX_PLACES and not any(lane.held for lane in self.impaired):
+        for node_id in [node_id for node_id in self.away if node_id not in snapshot.nodes]:
+            self.gone(node_id)
+        few = max(len(self.lanes), len(self.standings)) <= MAX_PLACES
+        if few and not any(lane.held for lane in self.impaired):
             return
         names = self._names_in(snapshot)
         self._drop([lane for name, lane in self.lanes.items() if name not in names])
-        places = {place for place, _ in self.lanes}
+        places = {place for place, _ in names}
         for place in [place for place, standing in self.standings.items() if not standing.in_flight]:
             if place not in places:
-                del self.standings[place]
-        served = {_model_at(place) for place, standing in self.standings.items() if standing.machine is not None}
-        for model in [model for model in self.peers if model not in served]:
-            del self.peers[model]
+                self._drop_standing(place)
+
+    def offered(self, node_id: str, places: Collection[str]) -> None:
+        """A node offers these and nothing else: what was known of other models there is dropped."""
+        for place in [place for place in self._machines.get(node_id, ()) if place not in places]:
+            if not self.standings[place].in_flight:
+                self._drop_standing(place)
+
+    def gone(self, node_id: str) -> None:
+        """A node will not come back: nothing of it stays but what calls hold that still run."""
+        self.away.pop(node_id, None)
+        self._drop(self._on_node.pop(node_id, []))
+        for place in list(self._machines.get(node_id, ())):
+            self._drop_standing(place)
 
     def _drop(self, lanes: list[Lane]) -> None:
         for lane in lanes:
             self.impaired.discard(self.lanes.pop((lane.place, lane.credential_id)))
             if lane.node_id in self._on_node:
                 self._on_node[lane.node_id].remove(lane)
+
+    def _drop_standing(self, place: str) -> None:
+        if self.standings.pop(place).machine is None:
+            return
+        node_id = _node_at(place)
+        left = self._machines[node_id]
+        left.discard(place)
+        if not any(_host_at(each) == _host_at(place) for each in left):
+            self.hosts.pop(_host_at(place), None)
+        if not left:
+            del self._machines[node_id]
 
     def _names_in(self, snapshot: Snapshot) -> set[tuple[str, str | None]]:
         """Place and credential of every lane that the configuration has."""
@@ -467,6 +489,16 @@ class Registry:
 
 def _sorted(lanes: Iterable[Lane]) -> list[Lane]:
     return sorted(lanes, key=lambda lane: (not lane.troubled, lane.target, lane.credential))
+
+
+def _node_at(place: str) -> str:
+    """The id of its node."""
+    return place.partition(" ")[0]
+
+
+def _host_at(place: str) -> str:
+    """Its node and engine."""
+    return place.rpartition(" ")[0]
 
 
 def _model_at(place: str) -> str:

@@ -175,6 +175,7 @@ class Fleet:
         for node_id, notes in list(self.notes.items()):
             if node_id not in self.snapshots.current.nodes:
                 del self.notes[node_id]
+                self.registry.gone(node_id)
             elif notes.stands not in (None, "not connected"):
                 self._seen.add(node_id)
         seen, self._seen = self._seen, set()
@@ -210,6 +211,7 @@ class Fleet:
                 self._offers.setdefault(node_id, (caps, agent))
                 raise
             else:
+                self._routed(node_id)
                 self.in_force(node_id, caps.revision)
 
     async def _store_reports(self) -> None:
@@ -234,6 +236,14 @@ class Fleet:
         await Control(self.store, self.vault, self.snapshots).do(actor, operation)
 
     # --- steps
+
+    def _routed(self, node_id: str) -> None:
+        """Its stored offer is another one now: estimates of what it no longer has would only pile up."""
+        known = self.snapshots.current.nodes.get(node_id)
+        if known is not None:
+            self.registry.offered(
+                node_id, {place_of(node_id, model.engine, model.name) for model in known.offer.models}
+            )
 
     def _notes(self, node_id: str) -> NodeNotes:
         notes = self.notes.get(node_id)

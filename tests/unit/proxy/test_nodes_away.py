@@ -4,6 +4,7 @@ from itertools import pairwise
 
 from route_rig import World, envelope, failure, on_node, target
 
+from potluck.model.node import place_of
 from potluck.model.usage import PlanLine
 from potluck.policy.selection import Wish
 from potluck.proxy.candidates import Candidates
@@ -134,6 +135,49 @@ def test_a_place_on_a_node_has_one_machine() -> None:
     assert (machines[0] is told, machines[2]) == (True, None)
     assert machines[1] not in (None, told)
     assert set(made.registry.peers) == {"m"}
+
+
+def test_what_a_node_does_not_offer_any_more_is_dropped() -> None:
+    """A machine that announces other names each time costs no memory; what calls still hold stays."""
+    made, place = World(), ""
+    for number in range(100):
+        place = place_of("node_lab", "e", f"m{number}")
+        made.registry.machine(place)
+        made.registry.offered("node_lab", {place})
+    busy = made.registry.standing(place)
+    busy.in_flight = 1
+    made.registry.offered("node_lab", ())
+    assert list(made.registry.standings) == [place]
+    assert (list(made.registry.peers), list(made.registry.hosts)) == (["m99"], ["node_lab e"])
+    busy.in_flight = 0
+    made.registry.offered("node_lab", ())
+    del busy
+    assert not made.registry.standings
+    assert not made.registry.peers
+    assert not made.registry.hosts
+
+
+def test_a_node_that_is_gone_takes_its_machines_along() -> None:
+    """However few of the others have been heard of since the start."""
+    made = World(LAB, RIG)
+    made.registry.set_away("node_lab", "")
+    made.registry.machine(LAB.place)
+    made.first(made.ask())
+    made.swap(models={}, pins={}, nodes={"node_rig": made.current.nodes["node_rig"]})
+    made.serve("small", RIG)
+    made.first(made.ask())
+    assert not made.registry.away
+    assert set(made.registry.standings) == {RIG.place}
+    assert {lane.node_id for lane in made.registry.lanes.values()} == {"node_rig"}
+
+
+def test_a_machine_that_was_never_called_outlives_another_lanes_trouble() -> None:
+    """What a node said of itself is known before the first request, and still after lanes were forgotten."""
+    made = World(LAB, A, B)
+    told = made.registry.machine(LAB.place)
+    made.registry.failed(made.lane(A), failure("key_limited", status=429), made.now, A)
+    made.registry.forget(made.current)
+    assert made.registry.machine(LAB.place) is told
 
 
 def test_a_large_fleets_plan_is_told_for_a_small_share_of_the_time() -> None:
