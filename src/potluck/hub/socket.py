@@ -4,7 +4,9 @@ Rules of this file
 - It takes over a connection whose first bytes were read elsewhere: they are fed in like all others. The handshake is
   for `/node/v1/link` with the subprotocol, without compression. `Origin` is refused (browsers are not nodes, 403), and
   so is a Host under which this gateway is not meant (421) and one too many that has not proved itself (503).
-- It never stops reading: what limits a node is the window of the link, and a reader that stops hears no heartbeat.
+- It never stops reading: what limits a node is the window of the link, and a reader that stops hears no heartbeat. But
+  one node's bytes are read `READ_BYTES` at a time, and after `TURN_S` of that it is the others' turn for as long: many
+  small frames cost much time, and the event loop reads megabytes of them at once.
 - It writes while the transport takes it: bodies wait in the core meanwhile, whose control frames are bounded; pongs
   that the peer does not take end the connection.
 - WebSocket pings and pongs are few (`m.CONTROL_PER_S`), and so are the fragments of a message: neither costs memory or
@@ -38,6 +40,8 @@ MAX_PARTS: Final = 64
 """fragments of one message: some proxies cut large ones"""
 MAX_PONGS: Final = 32
 """unsent answers to a peer's WebSocket pings"""
+READ_BYTES: Final = 4 * 1024
+TURN_S: Final = 0.004
 CLOSE_S: Final = 1.0
 """for the last words to be taken"""
 FOREVER: Final = float("inf")
@@ -89,6 +93,7 @@ class NodeSocket(asyncio.Protocol):
     __slots__ = (
         "_allowance",
         "_allowance_at",
+        "_backlog",
         "_blocked",
         "_closing",
         "_door",
@@ -117,6 +122,8 @@ class NodeSocket(asyncio.Protocol):
         self._allowance, self._allowance_at = float(m.CONTROL_BURST), clock()
         self._parts: list[bytes] = []
         """of a message that came in several WebSocket frames"""
+        self._backlog = b""
+        """read, and left for the next turn: reading is stopped meanwhile"""
         self.deadline = FOREVER
         """it is cut then; swept by its door"""
         self.peer = "local"
@@ -133,6 +140,34 @@ class NodeSocket(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self.received_bytes += len(data)
+        if self._backlog:  # reading stops a moment after it was told to
+            self._backlog += data
+        elif len(data) <= READ_BYTES:
+            self._read(data)
+        else:
+            self._take_turn(data)
+
+    def _take_turn(self, data: bytes) -> None:
+        """As much as fits into a turn; the rest after a pause of that length."""
+        began = clock()
+        for start in range(0, len(data), READ_BYTES):
+            taken_s = clock() - began
+            if taken_s >= TURN_S:
+                self._backlog = data[start:]
+                self.transport.pause_reading()
+                self._loop.call_later(taken_s, self._next_turn)
+                return
+            self._read(data[start : start + READ_BYTES])
+
+    def _next_turn(self) -> None:
+        data, self._backlog = self._backlog, b""
+        if self.transport.is_closing():
+            return
+        self._take_turn(data)
+        if not self._backlog:
+            self.transport.resume_reading()
+
+    def _read(self, data: bytes) -> None:
         proto = self._proto
         if self._ear is None and not self._closing:
             self._handshake_bytes += len(data)

@@ -1,0 +1,47 @@
+"""A node that means harm, against a data plane with a hub: what it sends costs its own link time, and nobody else's."""
+
+import asyncio
+from pathlib import Path
+
+from hub_rig import hub_gateway
+
+from potluck.conformance.node_plays import NodeCall
+from potluck.wire import link_frames as f
+
+FRAMES = 40_000
+PER_TURN = 2_000
+"""frames; one read of the event loop has more than nine thousand of the smallest"""
+
+
+async def test_many_small_frames_do_not_hold_up_the_event_loop(tmp_path: Path):
+    """A megabyte of one-byte DATA is read in short turns, others come in between, and the link is still good."""
+    async with hub_gateway(tmp_path) as gateway:
+        node = await gateway.node(models=["hostile", "ok"])
+        most = 0
+
+        async def floods(call: NodeCall) -> None:
+            nonlocal most
+            call.job.accept()
+            call.job.head(200, [("content-type", "application/json")])
+            call.job.data(b"{")
+            node.pump(call.job)
+            link = node.links[0]
+            for _ in range(FRAMES):
+                link._proto.send_binary(f.data_frame(call.job.stream, 0, b"{"))
+            link._write()
+            session = gateway.links.nodes[node.identity.node].sessions[0]
+            first = before = session.frames_received
+            while before < first + FRAMES:
+                await asyncio.sleep(0)
+                most = max(most, session.frames_received - before)
+                before = session.frames_received
+            call.job.reset("engine_failed")
+            node.pump(call.job)
+
+        node.plays["hostile"] = floods
+        for model, status in (("hostile", 502), ("ok", 200)):
+            async with gateway.caller(timeout_s=30) as caller:
+                await caller.send(gateway.request(model))
+                assert (await caller.read()).status == status
+        assert 0 < most < PER_TURN
+        assert node.links
