@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import trustme
 from agent_rig import PACE, LinkGateway, StillMachine, enrol, rigged, until
@@ -15,7 +16,7 @@ from potluck.conformance.call import Call
 from potluck.conformance.engines import CHAT, FakeEngine
 from potluck.node import dialing
 from potluck.node.agent import Agent
-from potluck.node.home import Home
+from potluck.node.home import Home, HomeError
 from potluck.node.identity import Identity, fresh_key
 from potluck.node.settings import NodeSettings
 from potluck.wire import link_messages as m
@@ -314,6 +315,36 @@ async def test_a_drain_of_the_gateway_ends_when_it_says(engine: FakeEngine, tmp_
         rig.gateway.pump()
         await rig.ready()
         assert (await rig.gateway.open(CHAT, asked()).over()).end == "ended"
+
+
+async def test_a_later_drain_is_not_ended_by_an_earlier_ones_time(engine: FakeEngine, tmp_path: Path) -> None:
+    """Each DRAIN replaces the one before it on the same link, with its own end."""
+    async with rigged(tmp_path, owner(engine, links=1)) as rig:
+        await rig.ready()
+        for lasts_s in (*[0.3] * 20, 60.0):
+            rig.gateway.links[0].core.drain(m.Drain("pause", 60.0, lasts_s, "drained by the operator"))
+        rig.gateway.pump()
+        await until(lambda: rig.agent.state == "paused")
+        await asyncio.sleep(1.5)
+        assert rig.agent.state == "paused"
+        rig.gateway.links[0].core.drain(m.Drain("pause", 60.0, 0.3, "for a moment"))
+        rig.gateway.pump()
+        await rig.ready()
+
+
+async def test_a_damaged_key_of_the_gateway_is_said(engine: FakeEngine, tmp_path: Path) -> None:
+    """At the start in one line; while it runs it costs the link alone."""
+    gateway = LinkGateway()
+    async with rigged(tmp_path, owner(engine), gateway=gateway) as rig:
+        await rig.ready()
+        damaged = msgspec.structs.replace(rig.agent.enrolled, gateway_key="short")
+        rig.agent.home.write("node.json", damaged)
+        for link in tuple(gateway.links):
+            link.cut()
+        await until(lambda: "is damaged: join again" in rig.agent.reason)
+        assert not rig.task.done()
+    with pytest.raises(HomeError, match="is damaged: join again"):
+        Agent(Home(tmp_path), lambda: owner(engine), StillMachine(), ports=(), pace=PACE)
 
 
 async def test_stopping_lets_requests_end(engine: FakeEngine, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from unloadable import Unloadable
 
 from potluck.conformance.call import Call
 from potluck.conformance.engines import CHAT, EMBED
+from potluck.node import agent as agents
 from potluck.node import machine as machines
 from potluck.node.agent import Agent
 from potluck.node.facts import Gpu, Hardware, Reading
@@ -126,6 +127,59 @@ async def test_a_game_ends_what_runs_and_has_the_gpu_within_two_seconds(
             assert "whole screen" in agent.reason
             await until(lambda: all(link.load and link.load.presence == "active" for link in gateway.links))
     assert min(took_s) < 2.0, took_s
+
+
+async def test_a_model_that_comes_too_late_is_let_go_too(
+    desk: Desk, engine: Unloadable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An engine loads on though nobody wants the answer any more: the GPU is freed again, and the owner's model, which
+    they load themselves after that, stays."""
+    monkeypatch.setattr(agents, "UNLOAD_AGAIN_S", 0.1)
+    called = asyncio.Event()
+
+    async def slowly(call: Call) -> None:
+        called.set()
+        await call.silence()
+
+    engine.script[CHAT] = slowly
+    async with serving(tmp_path, engine) as (agent, gateway):
+        opened = gateway.open(CHAT, asked())
+        await called.wait()
+        desk.seen = GAME
+        await opened.over()
+        await until(lambda: agent._freed)
+        engine.resident |= {CHAT}
+        await until(lambda: CHAT not in engine.resident, "the GPU was taken all the same")
+        await until(lambda: not agent._machine.claims.of(next(iter(agent.offers.offered))))
+        engine.resident |= {CHAT}
+        watch = agent.offers.watch_of(next(iter(agent.offers.offered)))
+        assert watch is not None
+        await until(lambda: CHAT in (watch.load.resident or ()))
+        ticks = agent._free_again_at
+        await asyncio.sleep(2.2)
+        assert engine.resident == {CHAT, EMBED}
+        assert agent._free_again_at == ticks
+
+
+async def test_without_a_gateway_the_machine_is_given_back(
+    desk: Desk, engine: Unloadable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When all jobs are over because no link came up again, what the node had loaded goes; the owner's stays."""
+    monkeypatch.setattr(agents.m, "NODE_KEEPS_S", 1.5)
+    async with serving(tmp_path, engine) as (agent, gateway):
+        agent.links.table.keeps_s = 1.5
+        gateway.open(CHAT, asked())
+        await until(lambda: CHAT in engine.resident)
+        await until(lambda: agent._machine.claims.seen)
+        await gateway.stop()
+        for link in tuple(gateway.links):
+            link.cut()
+        await until(lambda: not agent.links.up)
+        assert engine.resident == {CHAT, EMBED}
+        await until(lambda: CHAT not in engine.resident, "it kept the model for nobody")
+        assert not agent.jobs.running
+        assert engine.resident == {EMBED}
+        await gateway.start_again()
 
 
 async def test_the_owner_at_the_keyboard_gets_no_new_work_and_leaves_a_grace(

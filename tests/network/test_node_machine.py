@@ -121,4 +121,15 @@ async def test_only_what_the_node_had_loaded_is_given_back(
     assert await machine.free(NodeSettings(), offers) == []  # type: ignore[arg-type]
     await machine.free(NodeSettings(engines_are_ours=True), offers)  # type: ignore[arg-type]
     assert told == [(11434, ["ours"]), (11434, ["ours", "theirs"])]
+    machine.note(offers, jobs())  # type: ignore[arg-type]
+    await machine.free(NodeSettings(), offers)  # type: ignore[arg-type]
+    assert len(told) == 2, "what was let go and is there again is the owner's"
+    await machine.close()
+
+
+async def test_a_damaged_secret_costs_the_helpers_only(probe: Probe, tmp_path: Path) -> None:
+    """The agent goes on by what it sees itself, and says it once."""
+    (tmp_path / "presence-secret").write_text("beef")
+    machine, settings = OwnMachine(Home(tmp_path)), NodeSettings(mode=("idle",), presence_port=7174)
+    assert (await known(machine, settings, Offers())).presence == Reading(False, 900.0)  # type: ignore[arg-type]
     await machine.close()

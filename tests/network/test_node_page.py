@@ -126,6 +126,7 @@ async def test_buttons_are_its_owners_and_no_other_sites(served: Served) -> None
         b"GET\r\n\r\n",
         b"\xff\xfe\r\n\r\n",
         b"GET / HTTP/1.1\r\ncontent-length: 9999999\r\n\r\n",
+        b"GET / HTTP/1.1\r\ncontent-length: " + b"9" * 5000 + b"\r\n\r\n",
         b"x" * 20_000,
     ],
 )

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from potluck.node.facts import Reading
+from potluck.node.home import Home
 from potluck.node.presence.linux import terminal_idle_s
 from potluck.node.presence.reports import (
     SECRET_FILE,
@@ -144,12 +145,13 @@ def test_terminals_are_dated_by_what_is_typed() -> None:
 
 def test_a_secret_is_made_once_and_for_its_owner_alone(tmp_path: Path) -> None:
     """The same at the second start; a damaged file is named."""
-    secret = secret_of(tmp_path)
-    assert secret_of(tmp_path) == secret == read_secret(tmp_path / SECRET_FILE)
+    home = Home(tmp_path)
+    secret = secret_of(home)
+    assert secret_of(home) == secret == read_secret(tmp_path / SECRET_FILE)
     assert (tmp_path / SECRET_FILE).stat().st_mode & 0o777 == 0o600
     (tmp_path / SECRET_FILE).write_text("beef\n")
     with pytest.raises(ValueError, match="damaged"):
-        secret_of(tmp_path)
+        secret_of(home)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,8 @@ Rules of this file
 - A drain that the gateway asked for lasts as long as the link over which it asked, or until the gateway ends it: the
   gateway knows its nodes, and tells anew at each connect. What the owner says outlives restarts.
 - The gateway commands nothing that the owner did not allow (`commands`).
+- What this node had loaded is unloaded when the rules say so, and when no link was up for so long that all jobs are
+  over. An engine that was in the middle of loading ends that first: it is looked after until the machine serves again.
 """
 
 import asyncio
@@ -46,6 +48,7 @@ FACTS_S: Final = 3.0
 SWEEP_EVERY_S: Final = 0.25
 STOP_S: Final = 30.0  # what runs may run on after the order to stop
 OTHERS_S: Final = 5.0  # somebody else used an engine within so long
+UNLOAD_AGAIN_S: Final = 5.0  # what was unloaded, and is in memory nevertheless
 KEPT_ERRORS: Final = 20
 
 State = Literal["joining", "pending", "ready", "paused", "draining", "stopped"]
@@ -124,8 +127,8 @@ class Agent:
         self.jobs = Jobs(self.offers.find, self.links.pump, self._changed, self._engine_failed, self._has_room)
         self._commands = Commands(loop, self.offers, machine.claims, lambda: self.serves, self._has_room)
         self.telling = Telling(loop, self.links, self._caps, self._load)
-        self._drains: dict[Link, float] = {}
-        """links over which the gateway asked for no more work, and when what runs is to be over"""
+        self._drains: dict[Link, tuple[float, float]] = {}
+        """links over which the gateway asked for no more work; when what runs is to be over, and when the drain is"""
         self._drained_said = False
         self._facts = Facts()
         self._told_serving = False
@@ -134,6 +137,8 @@ class Agent:
         self._stop = asyncio.Event()
         self._look = asyncio.Event()
         self._heartbeat_at = 0.0
+        self._freed = False
+        self._free_again_at = 0.0
 
     # --- what it is like ---------------------------------------------------------------------------------------------
 
@@ -176,7 +181,7 @@ class Agent:
 
     def pause(self, for_s: float | None = None) -> None:
         """No new work, what runs ends now, the GPU is freed."""
-        self._say(Kept(False, until_s=None if for_s is None else time.time() + for_s))
+        self._say(self.standing.kept.pause(None if for_s is None else time.time() + for_s))
 
     def resume(self) -> None:
         """Serve again, as far as the mode allows, and without a rest."""
@@ -184,7 +189,7 @@ class Agent:
 
     def drain(self, for_s: float | None = None) -> None:
         """No new work; what runs may end."""
-        self._say(Kept(False, True, None if for_s is None else time.time() + for_s))
+        self._say(self.standing.kept.pause(None if for_s is None else time.time() + for_s, drain=True))
 
     def stop(self) -> None:
         """Let what runs end within `STOP_S`, then end `run`. A second time: at once."""
@@ -249,14 +254,21 @@ class Agent:
             if now - self._heartbeat_at >= m.HEARTBEAT_S - TICK_S:
                 self._heartbeat_at = now
                 self.telling.heartbeat()
-            due = self.standing.unload_by
-            if due is not None and now >= due:
-                self.standing.unload_by = None
-                for left in await self._machine.free(self.settings, self.offers):
-                    self.note(f"it is still in memory though it was unloaded: {left}")
+            await self._unload(now)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(TICK_S):
                     await self._look.wait()
+
+    async def _unload(self, now: float) -> None:
+        """Free the machine when that is due."""
+        due, alone_since = self.standing.unload_by, self.links.alone_since
+        is_alone = alone_since is not None and now - alone_since > m.NODE_KEEPS_S and not self.settings.keep_warm
+        if not is_alone and (due is None or now < due):
+            self._freed = False
+        elif not self._freed or (self._machine.claims.seen and now >= self._free_again_at):
+            self._freed, self._free_again_at = True, now + UNLOAD_AGAIN_S
+            for left in await self._machine.free(self.settings, self.offers):
+                self.note(f"it is still in memory though it was unloaded: {left}")
 
     def _has_room(self, engine: str, model: str) -> bool:
         """True also where that cannot be known."""
@@ -314,17 +326,17 @@ class Agent:
         """Let jobs and gateway know whether it serves, and end what is over its time."""
         self._will_apply = False
         now = self.loop.time()
-        self._drains = {link: by for link, by in self._drains.items() if link.up}
+        self._drains = {link: drain for link, drain in self._drains.items() if link.up and now < drain[1]}
         jobs = self.jobs
         self._machine.note(self.offers, jobs)
-        jobs.slots, jobs.queue = self.offers.slots, self.settings.queue
         if self.serves:
             jobs.closed = None
         else:
             code = self.standing.decision.code or ("draining" if self._drains or self._stopping else "model_gone")
             jobs.close(code, self.reason)
+        jobs.resize(self.offers.slots, self.settings.queue)
         if jobs.running and not self.serves:
-            due = [by for by in (self.standing.reset_by, *self._drains.values()) if by is not None]
+            due = [by for by in (self.standing.reset_by, *(by for by, _ in self._drains.values())) if by is not None]
             if due and now >= min(due):
                 drained = self._drains or self.standing.drains
                 jobs.reset_all("draining" if drained else "owner_active", self.reason)
@@ -367,9 +379,11 @@ class Agent:
             raise HomeError("this machine has left its gateway: potluck node join URL")
         self.enrolled, key = enrolled, self.home.key()
         try:
+            from_text(enrolled.gateway_key, 32)
             return Credentials(self.enrolled, key.id, Identity(from_text(key.private, 32)))
         except ValueError:
-            raise HomeError(f"the node's key {self.home.path / 'key'} is damaged: join again") from None
+            files = f"{self.home.path / 'key'} or {self.home.path / 'node.json'}"
+            raise HomeError(f"a key in {files} is damaged: join again: potluck node join URL --force") from None
 
     def _on_link(self, link: Link, event: e.Event) -> None:
         if isinstance(event, _JOB_EVENTS):
@@ -392,14 +406,9 @@ class Agent:
         if drain.resume_after_s == 0:
             self._drains = {}
         else:
-            self._drains[link] = self.loop.time() + drain.deadline_s
+            now, lasts_s = self.loop.time(), drain.resume_after_s
+            self._drains[link] = (now + drain.deadline_s, float("inf") if lasts_s is None else now + lasts_s)
             self._drained_said = False
             for each in self.links.up:
                 each.core.drain(drain)
-            if drain.resume_after_s is not None:
-                self.loop.call_later(drain.resume_after_s, self._drain_over, link)
-        self._apply()
-
-    def _drain_over(self, link: Link) -> None:
-        self._drains.pop(link, None)
         self._apply()

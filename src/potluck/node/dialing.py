@@ -114,6 +114,7 @@ class Link:
         """the gateway asked, over this link, for no more work"""
         self._goaway: m.Goaway | None = None
         self._fault: Ended | None = None
+        self._closing_since = 0.0
         self._wake = asyncio.Event()
         self._socket: ClientConnection | None = None
 
@@ -125,7 +126,7 @@ class Link:
     def local_address(self) -> str:
         """Of this end; empty while there is none."""
         address = self._socket.local_address if self._socket is not None else None
-        return str(address[0]) if address else ""
+        return str(address[0]).partition("%")[0] if address else ""
 
     def wake(self) -> None:
         """The core may have something to send."""
@@ -196,8 +197,11 @@ class Link:
         """Heartbeats and deadlines."""
         self.take(self.core.tick(now))
         self._wake.set()
-        if self.core.phase == "closed" and self._fault is not None and self._fault.code in ("lost", "overflow"):
-            self.abort(self._fault.why)  # nobody takes a last frame
+        if self.core.phase == "closed":
+            self._closing_since = self._closing_since or now
+            deaf = self._fault is not None and self._fault.code in ("lost", "overflow")
+            if deaf or now - self._closing_since > CLOSE_S:
+                self.abort("the connection was cut")  # nobody takes a last frame
 
     def leaving(self) -> Ended:
         """Why another link is wanted while this one is still up."""
@@ -349,6 +353,8 @@ class Links:
         self.slots = [Slot(self, index) for index in range(count)]
         self.live: list[Link] = []
         """dialled, up, or on their way out"""
+        self.alone_since: float | None = None
+        """no link has been up since, by the loop's clock; None: one is, or none was tried yet"""
         self._first_up = asyncio.Event()
         self._pumping = False
         self._trust: tuple[str, ssl.SSLContext] | None = None
@@ -401,12 +407,14 @@ class Links:
             self.live.remove(link)
         if not self.up:
             self._first_up.clear()
+            self.alone_since = self.alone_since or self.loop.time()
         self.resume()
         self.on_change()
 
     def welcomed(self) -> None:
         """A link is up: the next one may be dialled."""
         self._first_up.set()
+        self.alone_since = None
 
     async def may_dial(self, index: int) -> None:
         """The first slot always; another one when a link is up."""
@@ -424,7 +432,7 @@ class Links:
         while True:
             await asyncio.sleep(NETWORK_LOOK_S)
             found = addresses()
-            if found == known:
+            if found in (known, frozenset()):
                 continue
             known = found
             here = {address for _, address in found}
@@ -441,11 +449,15 @@ def back_off_s(failures: int) -> float:
 
 
 def addresses() -> frozenset[tuple[str, str]]:
-    """(interface, address) of this machine, without what is only the link's own."""
+    """(interface, address) of this machine, without the zone of link-local ones; empty: the system does not say."""
     families = (socket.AF_INET, socket.AF_INET6)
+    try:
+        interfaces = psutil.net_if_addrs()
+    except OSError:  # some sandboxes
+        interfaces = {}
     return frozenset(
         (name, each.address.partition("%")[0])
-        for name, found in psutil.net_if_addrs().items()
+        for name, found in interfaces.items()
         for each in found
         if each.family in families
     )

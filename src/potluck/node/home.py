@@ -2,6 +2,8 @@
 
 Rules of this file
 - The directory is its owner's alone (0700), and so is each file (0600). A file is replaced whole or not at all.
+- What root writes is the directory owner's: `sudo potluck node set` must not lock out the agent, which is another user.
+  That user may be up to something: root follows no link there, and gives away only what it made itself.
 - `node.json` and `key` are written by joining, `key` by `rotate-key` too; `state.json` by the running agent, and by a
   command only while none runs; `agent.json` says where that listens.
 - What stands in a file is checked when it is read: one that cannot be read is named, with what to do about it.
@@ -70,7 +72,17 @@ class Kept(msgspec.Struct, frozen=True, omit_defaults=True):
     """a pause that let what ran come to its end"""
     until_s: float | None = None
     """when a pause ends by itself"""
+    resumed: bool = False
+    """a pause with an end came after `resume`, which holds again when it is over"""
     exits: KeptExits = KeptExits()
+
+    def pause(self, until_s: float | None, *, drain: bool = False) -> "Kept":
+        """The owner's word after this one."""
+        return Kept(False, drain, until_s, until_s is not None and (self.serve is True or self.resumed), self.exits)
+
+    def over(self) -> "Kept":
+        """Once the pause has ended by itself."""
+        return Kept(True if self.resumed else None, exits=self.exits)
 
 
 class Running(msgspec.Struct, frozen=True):
@@ -156,15 +168,26 @@ class Home:
         path = self.path / name
         draft = path.with_name(f".{name}.{os.getpid()}")
         try:
-            fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            draft.unlink(missing_ok=True)  # of a process that had this number and was killed
             try:
-                os.write(fd, content)
-                os.fsync(fd)
-            finally:
-                os.close(fd)
-            draft.replace(path)
+                with os.fdopen(self.create(draft.name), "wb") as file:
+                    file.write(content)
+                    file.flush()
+                    os.fsync(file.fileno())
+                draft.replace(path)
+            except OSError:
+                draft.unlink(missing_ok=True)
+                raise
         except OSError as error:
             raise HomeError(f"{path} cannot be written: {error.strerror}") from None
+
+    def create(self, name: str) -> int:
+        """A new file, open for writing, that is the directory owner's. Raises OSError, also where there is one."""
+        fd = os.open(self.path / name, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+        if sys.platform != "win32" and os.geteuid() == 0:
+            whose = self.path.stat()
+            os.fchown(fd, whose.st_uid, whose.st_gid)
+        return fd
 
     def changed_at(self, name: str) -> int:
         """When a file was written last, in ns; 0 where there is none."""

@@ -33,6 +33,7 @@ CONNECT_S: Final = 5.0
 IDLE_S: Final = 300.0
 SCAN_BYTES: Final = 1024 * 1024  # of a body that is not written compactly, which costs more to look at
 BUSY_RETRY_S: Final = 1.0
+MAX_DETAIL: Final = 300  # characters; the protocol's bound
 _VALUE: Final = re.compile(r"[\x20-\x7e]{0,1024}")
 _MEMBERS: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _NAME: Final = msgspec.json.Decoder(str)
@@ -79,7 +80,7 @@ class EngineCall:
 
     def stop(self, code: m.ResetCode, detail: str) -> None:
         """End the job from here; the engine sees the close at once."""
-        self.job.reset(code, detail)
+        self.job.reset(code, detail[:MAX_DETAIL])
         self.abort(code)
 
     def abort(self, why: str) -> None:
@@ -175,6 +176,12 @@ class Jobs:
         self.ends: Counter[str] = Counter()
         """since the start: `served`, or why not"""
 
+    def resize(self, slots: int, queue: int) -> None:
+        """So many may run and wait from now on."""
+        if (slots, queue) != (self.slots, self.queue):
+            self.slots, self.queue = slots, queue
+            self._fill()
+
     def load_of(self, engine: str, model: str | None = None) -> tuple[int, int]:
         """How many of ours run there, and how many wait."""
 
@@ -264,6 +271,8 @@ class Jobs:
     def _fill(self) -> None:
         """Give free slots to those that wait, in their order."""
         for call in tuple(self.waiting):
+            if call not in self.waiting:  # one that was started ended at once, and others have had their turn over it
+                continue
             here = sum(other.engine.id == call.engine.id for other in self.running.values())
             if len(self.running) < self.slots and here < call.engine.slots:
                 self.waiting.remove(call)
@@ -284,7 +293,7 @@ class Jobs:
 
     def _refuse(self, job: Job, code: m.RefuseCode, detail: str) -> None:
         self.refusals[code] += 1
-        job.refuse(m.Refuse(code, detail[:300], BUSY_RETRY_S if code == "busy" else None))
+        job.refuse(m.Refuse(code, detail[:MAX_DETAIL], BUSY_RETRY_S if code == "busy" else None))
 
     def _of(self, job: Job) -> EngineCall | None:
         found = self.running.get(job.request.job)

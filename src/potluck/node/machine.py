@@ -44,6 +44,7 @@ class OwnMachine:
         self._probe = HardwareProbe()
         self._hardware: Sampler[Hardware] | None = None
         self._presence: Sampler[Reading] | None = None
+        self._listens = False
         self._reports: Reports | None = None
         self._listening: asyncio.DatagramTransport | None = None
         self._windows: tuple[tuple[str, ...], str] = ((), "")
@@ -74,17 +75,20 @@ class OwnMachine:
 
     async def free(self, settings: NodeSettings, offers: Offers) -> list[str]:
         """Unload what this node had loaded, or all where the engines are ours; what is still there then."""
-        orders, where = [], []
+        orders, asked = [], []
         for id_ in offers.offered:
             watch = offers.watch_of(id_)
             if watch is None or watch.engine is None:
                 continue
             models = (watch.load.resident or ()) if settings.engines_are_ours else self.claims.of(id_)
             if models:
-                where.append(id_)
+                asked.append((id_, models))
                 orders.append(unload(watch.place, watch.engine.kind, models))
-        left = await asyncio.gather(*orders)
-        return [f"{model} of {id_}" for id_, models in zip(where, left, strict=True) for model in models]
+        found = []
+        for (id_, models), left in zip(asked, await asyncio.gather(*orders), strict=True):
+            self.claims.let_go(id_, set(models) - set(left))
+            found += [f"{model} of {id_}" for model in left]
+        return found
 
     async def close(self) -> None:
         """Ask nothing any more."""
@@ -119,12 +123,13 @@ class OwnMachine:
             here = presence_here()
             self._presence = Sampler(here.read, PRESENCE_EVERY_S, PRESENCE_STALE_S)
             self._presence.start()
-        if settings.presence_port and self._reports is None:
-            self._reports = Reports(secret_of(self._home.path))
+        if settings.presence_port and not self._listens:
+            self._listens = True
             try:
+                self._reports = Reports(secret_of(self._home))
                 self._listening = await self._reports.listen(settings.presence_port)
-            except OSError as error:
-                _LOGGER.warning("presence helpers are not heard: %s", error)
+            except (OSError, ValueError) as error:
+                _LOGGER.warning("presence helpers are not heard until the agent starts again: %s", error)
         local = self._presence.latest() or Reading()
         return heard(local, self._reports.readings() if self._reports is not None else [])
 

@@ -104,7 +104,7 @@ class Page:
                 )
                 writer.write(lines.encode("latin-1") + answer.body)
                 await writer.drain()
-        except (OSError, TimeoutError, EOFError, asyncio.LimitOverrunError):
+        except (OSError, TimeoutError, EOFError, ValueError, asyncio.LimitOverrunError):
             pass  # whoever it was does not speak HTTP
         finally:
             writer.close()

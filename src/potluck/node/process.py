@@ -80,7 +80,13 @@ def order(agent: Agent, action: str, for_s: float | None) -> None:
 @contextlib.contextmanager
 def _alone(home: Home) -> Iterator[None]:
     """A second agent of the same home would look like a copy of this machine to the gateway."""
-    fd = os.open(home.path / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        try:
+            fd = home.create(LOCK_FILE)
+        except FileExistsError:
+            fd = os.open(home.path / LOCK_FILE, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0))
+    except OSError as error:
+        raise HomeError(f"{home.path / LOCK_FILE} cannot be opened: {error.strerror}") from None
     try:
         try:
             if sys.platform == "win32":

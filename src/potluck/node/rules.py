@@ -115,7 +115,7 @@ def decide(settings: NodeSettings, facts: Facts, wish: Wish, memory: Memory, now
     memory = _observed(settings, facts, memory, now_s)
     presence, quiet_s = _presence(settings, facts, memory, now_s)
     objections = [*_always(settings, facts, wish, now_s)]
-    if "manual" in settings.mode and wish.serve is None:  # a pause that is over was one of serving
+    if "manual" in settings.mode and wish.serve is None:
         reason = "it waits for its owner: potluck node resume"
         objections.append(_Objection("soon", "paused", reason, rests=False))
     if "schedule" in settings.mode and not facts.window_open:

@@ -74,7 +74,8 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
         _meta("of each GPU's memory, kept free for the desktop in every mode", unit="bytes", ge=0, le=1 << 50),
     ] = 0
     keep_warm: Annotated[
-        bool, _meta("keep models in memory while somebody is at the machine, unless they must go at once")
+        bool,
+        _meta("keep models in memory while it does not serve or has no gateway, unless they must go at once"),
     ] = False
     engines_are_ours: Annotated[
         bool,

@@ -33,6 +33,8 @@ class Standing:
         self.decision = rules.Decision(False, "it does not serve: it has just started", "paused")
         self.reset_by: float | None = None
         self.unload_by: float | None = None
+        self._leaving: tuple[bool, float | None] | None = None
+        """how hard the exit is for which those were set, and with what grace"""
 
     @property
     def drains(self) -> bool:
@@ -45,23 +47,25 @@ class Standing:
             self._memory = rules.forgiven(self._memory)
         self._keep(word)
         self.reset_by = self._loop.time() + DRAIN_S if word.drain else None
+        self._leaving = None
 
     def decide(self, settings: NodeSettings, facts: Facts) -> None:
         """Work out `decision` anew."""
         now, unix_s = self._loop.time(), time.time()
         until = self.kept.until_s
         if until is not None and unix_s >= until:
-            self._keep(Kept())
+            self._keep(self.kept.over())
             until = None
         wish = rules.Wish(self.kept.serve, None if until is None else now + until - unix_s, self.kept.drain)
-        before, memory = self.decision, self._memory
+        memory = self._memory
         self.decision, self._memory = rules.decide(settings, facts, wish, memory, now)
         if (memory.exits_s, memory.rest_until_s) != (self._memory.exits_s, self._memory.rest_until_s):
             self._keep(self.kept)
         after = self.decision
         if after.serve:
-            self.reset_by = self.unload_by = None
-        elif before.serve or after.hard > before.hard or after.grace_s != before.grace_s:
+            self.reset_by = self.unload_by = self._leaving = None
+        elif self._leaving != (after.hard, after.grace_s):
+            self._leaving = (after.hard, after.grace_s)
             if after.grace_s is not None:
                 self.reset_by = min(self.reset_by or now + after.grace_s, now + after.grace_s)
             if after.unload_after_s is not None:

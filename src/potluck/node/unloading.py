@@ -51,6 +51,17 @@ class Claims:
             elif last_s == float("inf") or now_s - last_s > LOADING_S:
                 del self._claims[key]
 
+    @property
+    def seen(self) -> bool:
+        """Some of them are in memory."""
+        return float("inf") in self._claims.values()
+
+    def let_go(self, engine: str, models: Collection[str]) -> None:
+        """These were seen to be gone. A model that is not in memory yet may still be on its way there."""
+        for model in models:
+            if self._claims.get((engine, model)) == float("inf"):
+                del self._claims[engine, model]
+
     def of(self, engine: str) -> list[str]:
         """Sorted."""
         return sorted(model for each, model in self._claims if each == engine)

@@ -176,7 +176,7 @@ def _order(home: str | None, action: str, for_: str | None) -> None:
     if files.enrolled() is None:
         raise Failure("this machine has not joined a gateway: potluck node join URL")
     until_s = None if for_s is None else time.time() + for_s
-    word = Kept(True) if action == "resume" else Kept(False, action == "drain", until_s, files.kept().exits)
+    word = Kept(True) if action == "resume" else files.kept().pause(until_s, drain=action == "drain")
     files.write("state.json", word)
     if session.json:
         session.output.data({"state": "stopped", "reason": f"no agent runs; its next start heeds: {action}"})

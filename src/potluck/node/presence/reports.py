@@ -24,6 +24,7 @@ from pathlib import Path
 import msgspec
 
 from potluck.node.facts import Reading
+from potluck.node.home import Home
 from potluck.node.presence import Presence
 from potluck.node.presence.sources import together
 
@@ -66,11 +67,11 @@ def opened(secret: bytes, datagram: bytes) -> Report | None:
     return report if report.idle_s is None or report.idle_s >= 0 else None
 
 
-def secret_of(home: Path) -> bytes:
+def secret_of(home: Home) -> bytes:
     """The node's secret; made when there is none. Raises OSError, and ValueError for a damaged file."""
-    path = home / SECRET_FILE
+    path = home.path / SECRET_FILE
     try:
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        fd = home.create(SECRET_FILE)
     except FileExistsError:
         return read_secret(path)
     with os.fdopen(fd, "w") as file:
