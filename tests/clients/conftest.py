@@ -1,4 +1,8 @@
-"""What the client suites share: one gateway with the built-in model per process, and the interpreter of Node.js."""
+"""What the client suites share: gateways with the built-in model, one of each kind per process, and Node.js.
+
+Rule: every suite that asks for `served` runs twice, with the model as a provider of the gateway and on a machine behind
+a node link. No test knows which one it is.
+"""
 
 import fcntl
 import shutil
@@ -7,21 +11,23 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from served_gateway import Served, serving
+from served_gateway import Served, serving, serving_by_machine
 
 from potluck.engines import model_file
 
 FOLDER = Path(__file__).parent / "node"
 
 
-@pytest.fixture(scope="session")
-def served(local_model_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """A gateway on a fresh home, with the model's file in it."""
-    home = tmp_path_factory.mktemp("gateway")
+@pytest.fixture(scope="session", params=["provider", "machine"])
+def served(
+    request: pytest.FixtureRequest, local_model_file: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Served]:
+    """A gateway on a fresh home, with the model's file in it, or beside a machine that has it."""
+    home = tmp_path_factory.mktemp(request.param)
     place = model_file.model_path(home)
     place.parent.mkdir()
     place.symlink_to(local_model_file)
-    with serving(home) as gateway:
+    with (serving if request.param == "provider" else serving_by_machine)(home) as gateway:
         yield gateway
 
 
