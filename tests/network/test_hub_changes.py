@@ -1,5 +1,6 @@
-"""What a change of the configuration does to links that are on their way in, and to those of keys that are void."""
+"""Links on their way in while the configuration, or the machine's other links, change; and those of void keys."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -87,3 +88,21 @@ async def test_a_link_ends_with_the_key_that_it_was_dialled_with(tmp_path: Path)
         assert gateway.heard.stand(old.node) == "not connected"
         assert await refused_code(gateway.fake_node(old)) == "revoked"
         await gateway.fake_node(new).dial()
+
+
+async def test_a_machine_that_loses_one_of_its_links_is_still_asked_on_the_other(tmp_path: Path):
+    """A second machine with its key does not get in between: the link that is left has its time to answer."""
+    async with hub_gateway(tmp_path) as gateway:
+        node = await gateway.node(links=2)
+        kept, lost = node.links
+        kept.freeze()
+        lost.freeze()
+        dialling = asyncio.create_task(refused_code(gateway.fake_node(node.identity)))
+        hub_node = gateway.links.nodes[node.identity.node]
+        await gateway.until(lambda: hub_node.newcomers)
+        lost.cut()
+        await gateway.until(lambda: len(hub_node.sessions) == 1)
+        assert hub_node.newcomers
+        kept.thaw()
+        assert await dialling == "clone"
+        assert node.links == [kept]

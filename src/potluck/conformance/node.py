@@ -339,6 +339,10 @@ class FakeLink(asyncio.Protocol):
         """Its machine hangs: nothing is read any more, nothing is said."""
         self._transport.pause_reading()
 
+    def thaw(self) -> None:
+        """It goes on."""
+        self._transport.resume_reading()
+
     def send_raw(self, frame: bytes) -> None:
         """A frame past the core."""
         self._proto.send_binary(frame)

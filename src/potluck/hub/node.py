@@ -153,8 +153,9 @@ class HubNode:
         if session in self.sessions:
             self.sessions.remove(session)
         self.review(now)
-        for newcomer in list(self.newcomers):
-            newcomer.rule(now)
+        if not self._open():  # otherwise the ones that are left may still answer
+            for newcomer in list(self.newcomers):
+                newcomer.rule(now)
 
     def end(self, code: str, detail: str, now: float, spread_s: float = 0.0) -> None:
         """Close all links; nothing of it goes on."""

@@ -89,7 +89,10 @@ class Fleet:
         """`hub.Links.in_force`, set once there is a hub: each of both needs the other"""
         self._offers: dict[str, tuple[Caps, str]] = {}
         """announced, not stored yet"""
+        self._unapproved: dict[str, int] = {}
+        """revisions that are stored, and not routed by: their nodes wait for approval"""
         self._reports: list[tuple[str, str, str]] = []
+        self._began_at = time.monotonic()
         self._seen: set[str] = set()
         """connected now, or since the last time that this was written down"""
 
@@ -100,7 +103,7 @@ class Fleet:
         notes.caps, notes.agent = caps, agent
         known = self.snapshots.current.nodes.get(node_id)
         if known is not None and known.offer == offer_of(caps) and node_id not in self._offers:
-            self.in_force(node_id, caps.revision)
+            self._acknowledge(node_id, caps.revision)
         else:
             self._offers[node_id] = (caps, agent)
 
@@ -161,6 +164,8 @@ class Fleet:
             await asyncio.sleep(LOOK_S)
             try:
                 await self._store_offers()
+                for node_id, revision in list(self._unapproved.items()):
+                    self._acknowledge(node_id, revision)
                 await self._store_reports()
                 if time.monotonic() - written_at >= SEEN_EVERY_S:
                     written_at = time.monotonic()
@@ -171,7 +176,10 @@ class Fleet:
                 await asyncio.sleep(FAILED_S)
 
     async def upkeep(self) -> None:
-        """Write down who is connected, and let ephemeral nodes go that were not seen for long enough."""
+        """Write down who is connected, and let ephemeral nodes go that were not seen for long enough.
+
+        While this gateway was down it saw nobody: that time counts against none of them.
+        """
         for node_id, notes in list(self.notes.items()):
             if node_id not in self.snapshots.current.nodes:
                 del self.notes[node_id]
@@ -184,8 +192,9 @@ class Fleet:
         from potluck.admin.operations import nodes
 
         await self.store.write(nodes.seen(sorted(seen), int(time.time() * 1000)))
-        change = await self.store.write(nodes.forget_ephemeral(self.vault))
-        await self.snapshots.refresh(change)
+        if time.monotonic() - self._began_at >= nodes.EPHEMERAL_KEPT_S:
+            change = await self.store.write(nodes.forget_ephemeral(self.vault))
+            await self.snapshots.refresh(change)
 
     async def _store_offers(self) -> None:
         now = time.monotonic()
@@ -212,7 +221,16 @@ class Fleet:
                 raise
             else:
                 self._routed(node_id)
-                self.in_force(node_id, caps.revision)
+                self._acknowledge(node_id, caps.revision)
+
+    def _acknowledge(self, node_id: str, revision: int) -> None:
+        """Now, or once the node is approved."""
+        known = self.snapshots.current.nodes.get(node_id)
+        if known is None or known.approved:
+            self._unapproved.pop(node_id, None)
+            self.in_force(node_id, revision)
+        else:
+            self._unapproved[node_id] = revision
 
     async def _store_reports(self) -> None:
         reports, self._reports = self._reports, []

@@ -1,12 +1,14 @@
-"""What nodes announce leaves nothing behind once they announce something else, or are revoked."""
+"""What the fleet keeps of nodes, and for how long."""
 
 from typing import Any
 
 import pytest
 from route_rig import World
 
+from potluck.admin.operations.nodes import EPHEMERAL_KEPT_S
 from potluck.model.node import CompiledNode, Offer
 from potluck.runtime.fleet import Fleet, offer_of
+from potluck.snapshot import Change
 from potluck.wire import link_messages as m
 
 NODE = "node_lab"
@@ -56,3 +58,25 @@ async def test_estimates_follow_the_offer(monkeypatch: pytest.MonkeyPatch) -> No
     assert not made.registry.standings
     assert not made.registry.away
     assert not fleet.notes
+
+
+async def test_a_gateways_own_downtime_counts_against_no_ephemeral_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After an hour's outage the nodes that are still to come back are not revoked; after an hour up, those are."""
+    made, done, now = World(), [], 1000.0
+
+    class Written:
+        async def write(self, operation: Any) -> Change:
+            done.append(operation.__qualname__.partition(".")[0])
+            return Change()
+
+    class Kept(Stored):
+        async def refresh(self, change: Change) -> None:
+            assert change == Change()
+
+    monkeypatch.setattr("potluck.runtime.fleet.time.monotonic", lambda: now)
+    fleet = Fleet(Written(), None, Kept(made), made.registry)  # type: ignore[arg-type] — it only writes
+    await fleet.upkeep()
+    assert done == ["seen"]
+    now += EPHEMERAL_KEPT_S
+    await fleet.upkeep()
+    assert done == ["seen", "seen", "forget_ephemeral"]
