@@ -97,7 +97,7 @@ async def test_a_machine_that_loses_one_of_its_links_is_still_asked_on_the_other
         kept, lost = node.links
         kept.freeze()
         lost.freeze()
-        dialling = asyncio.create_task(refused_code(gateway.fake_node(node.identity)))
+        dialling = asyncio.get_running_loop().create_task(refused_code(gateway.fake_node(node.identity)))
         hub_node = gateway.links.nodes[node.identity.node]
         await gateway.until(lambda: hub_node.newcomers)
         lost.cut()
