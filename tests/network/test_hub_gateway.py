@@ -123,6 +123,12 @@ async def _status_is(gateway: GatewayProcess, model: str, status: int) -> bool:
     return (await chat(gateway, model)).status == status
 
 
+async def _offers(gateway: GatewayProcess, name: str, model: str) -> bool:
+    """Whether it is stored that the node has the model."""
+    offered = (await gateway.api("GET", f"/nodes/{name}")).json["models"]
+    return model in [each["name"] for each in offered]
+
+
 async def test_words_of_strangers_are_kept_within_bounds(tmp_path: Path):
     """A node that announces without end is stored once in a while; clones are reported once; a pending one waits."""
     home = tmp_path / "home"
@@ -143,9 +149,11 @@ async def test_words_of_strangers_are_kept_within_bounds(tmp_path: Path):
         live = await reading(gateway, "lab-2")
         assert live["stands"] == "waits for approval"
         assert (await chat(gateway, "node:lab-2/theirs")).status in (404, 503)
-        await until(lambda: pending.acked == pending.revision)
+        await until(lambda: _offers(gateway, "lab-2", "theirs"))
+        assert pending.acked == -1
         assert (await gateway.api("PATCH", "/nodes/lab-2", {"approved": True})).status == 200
         await until(lambda: _status_is(gateway, "node:lab-2/theirs", 200))
+        await until(lambda: pending.acked == pending.revision)
         with sqlite3.connect(home / "potluck.db") as database:
             entries = [action for (action,) in database.execute("SELECT action FROM audit")]
         assert 1 <= entries.count("node.models") <= 5
