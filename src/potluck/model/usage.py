@@ -30,9 +30,11 @@ Outcome = Literal[
     "upstream_rate_limited",
     "no_target",
     "shutdown",
+    "internal_error",
     "lost",
 ]
-"""How a request ended. `shutdown`: the gateway's drain was over first. `lost`: the process died in between."""
+"""How a request ended. `shutdown`: the gateway's drain was over first. `internal_error`: by a fault of the gateway.
+`lost`: the process died in between."""
 
 ErrorClass = Literal[
     "none",

@@ -6,6 +6,7 @@ Rules
 - Nothing is judged here but the answer itself: whether a failure is the request's end is the exchange's decision.
 - Exactly one of `exchange.answered_whole`, `exchange.answered_stream` and `exchange.attempt_failed` is called, unless
   the exchange cancels the attempt first. After that the attempt is `over` and never calls again.
+- Whoever carries the call hears no exception out of it: one ends the exchange (`Exchange.broke`), and nobody's else.
 - What a stream says is held back until its first content; from then on (`exchange.commit`) it goes out as it comes.
 - The target counts the call as in flight from the intent until it is over, whatever happens in between; a machine
   learns from its first token and its end.
@@ -28,6 +29,7 @@ from potluck.proxy.relay import Relay
 from potluck.wire.dialects.answer import MalformedAnswer, read_response
 from potluck.wire.dialects.envelope import encode_upstream_body, prompt_bytes
 from potluck.wire.dialects.splice import ResumableTap
+from potluck.wire.dialects.stream import StreamTap
 from potluck.wire.sse import encode_event
 
 if TYPE_CHECKING:
@@ -100,9 +102,9 @@ class Attempt:
         self._parts: list[bytes] = []
         self._size_bytes = 0
         standing = option.standing
-        standing.in_flight += 1
         machine = standing.machine
         self.work = None if machine is None else machine.begin(exchange.ask(), clock_s())
+        standing.in_flight += 1  # last: nothing can go wrong between this and `leave`
 
     def open(self) -> None:
         """Send it. The intent is in the spool."""
@@ -154,79 +156,108 @@ class Attempt:
         self.connected_us = clock_ns() // 1000
 
     def may_resend(self) -> bool:
-        self.resent = not self.over and self.exchange.may_resend()
+        try:
+            self.resent = not self.over and self.exchange.may_resend()
+        except Exception as error:
+            self.exchange.broke(error)
         return self.resent
 
     def head(self, status: int, headers: dict[bytes, bytes]) -> None:
-        self.first_byte_us = clock_ns() // 1000
-        self.status = status
-        # these three are all that is read of an upstream's head; everything else in it stays behind
-        if b"content-encoding" in headers:
-            self._set_coding(headers[b"content-encoding"].strip().lower())
-        if b"retry-after" in headers:
-            self._retry_after_s = parse_retry_after(headers[b"retry-after"], unix_s())
-        if status != 200:
-            self._form = ERROR
-        elif not self.exchange.envelope.stream:
-            self._form = PLAIN
-        elif headers.get(b"content-type", b"")[:17].lower() == b"text/event-stream":
-            self._form = STREAM
-            self.relay = self.exchange.make_relay(self)
-        else:
-            self._form = WRONG_FORM
+        try:
+            self.first_byte_us = clock_ns() // 1000
+            self.status = status
+            # these three are all that is read of an upstream's head; everything else in it stays behind
+            if b"content-encoding" in headers:
+                self._set_coding(headers[b"content-encoding"].strip().lower())
+            if b"retry-after" in headers:
+                self._retry_after_s = parse_retry_after(headers[b"retry-after"], unix_s())
+            if status != 200:
+                self._form = ERROR
+            elif not self.exchange.envelope.stream:
+                self._form = PLAIN
+            elif headers.get(b"content-type", b"")[:17].lower() == b"text/event-stream":
+                self._form = STREAM
+                self.relay = self._make_relay()
+            else:
+                self._form = WRONG_FORM
+        except Exception as error:
+            self.exchange.broke(error)
 
     def data(self, data: bytes) -> None:
-        if self.over:
-            # the answer was complete: what still comes only delays the connection
-            self.cancel("done")
-            return
-        if self._coding is not None:
-            try:
-                data = self._coding.decompress(data, self.exchange.plane.limits.max_inflated_bytes)
-            except zlib.error:
-                self._fail_down("sent an answer that could not be decompressed")
+        try:
+            if self.over:
+                # the answer was complete: what still comes only delays the connection
+                self.cancel("done")
                 return
-            if self._coding.unconsumed_tail:
-                self._fail_down("sent an answer that inflates beyond measure")
+            if self._coding is not None:
+                try:
+                    data = self._coding.decompress(data, self.exchange.plane.limits.max_inflated_bytes)
+                except zlib.error:
+                    self._fail_down("sent an answer that could not be decompressed")
+                    return
+                if self._coding.unconsumed_tail:
+                    self._fail_down("sent an answer that inflates beyond measure")
+                    return
+            relay = self.relay
+            if relay is None:
+                self._keep(data)
                 return
-        relay = self.relay
-        if relay is None:
-            self._keep(data)
-            return
-        out = relay.feed(data)
-        if relay.ordinary and self.committed:
-            self.exchange.send(out)
-        else:
-            self._forward(out)
+            out = relay.feed(data)
+            if relay.ordinary and self.committed:
+                self.exchange.send(out)
+            else:
+                self._forward(out)
+        except Exception as error:
+            self.exchange.broke(error)
 
     def end(self) -> None:
-        self.call = None
-        if self.over:
-            return
-        if self._form == PLAIN:
-            self._plain_ended(True)
-        else:
-            self._ended()
+        try:
+            self.call = None
+            if self.over:
+                return
+            if self._form == PLAIN:
+                self._plain_ended(True)
+            else:
+                self._ended()
+        except Exception as error:
+            self.exchange.broke(error)
 
     def end_by_close(self) -> None:
-        self.call = None
-        if self.over:
-            return
-        if self._form == PLAIN:
-            self._plain_ended(False)
-        else:
-            self._ended()
+        try:
+            self.call = None
+            if self.over:
+                return
+            if self._form == PLAIN:
+                self._plain_ended(False)
+            else:
+                self._ended()
+        except Exception as error:
+            self.exchange.broke(error)
 
     def failed(self, failure: Failure) -> None:
-        self.call = None
-        if self.over:
-            return
-        if self.status not in (0, 200):
-            self._error_ended()  # the status has said it: how its body ended is no news
-        else:
-            self.fail(failure)
+        try:
+            self.call = None
+            if self.over:
+                return
+            if self.status not in (0, 200):
+                self._error_ended()  # the status has said it: how its body ended is no news
+            else:
+                self.fail(failure)
+        except Exception as error:
+            self.exchange.broke(error)
 
     # --- the answer's forms
+
+    def _make_relay(self) -> Relay:
+        """What reads its stream."""
+        exchange, price = self.exchange, self.target.price
+        envelope, capability = exchange.envelope, exchange.capability
+        tap: StreamTap | None = self.tap
+        if tap is None and exchange.resumable:
+            tap = self.tap = ResumableTap(capability, envelope.wants_usage, price)
+        elif tap is None:
+            tap = StreamTap(capability, envelope.wants_usage, envelope.n, price, envelope.prompts)
+        return Relay(tap, capability, exchange.plane.limits.max_event_bytes)
 
     def _fail_down(self, detail: str) -> None:
         self.fail(Failure("target_down", "first_byte", detail))

@@ -12,45 +12,42 @@ Rules of this state machine
 - Mostly one attempt runs at a time. A hedge is a second one beside it: the first to have content is the answer, the
   other is cancelled and its cost recorded.
 - A caller's fault is never retried. A caller that hangs up cancels the upstream, unless its provider says `drain`.
+- What raises here, or in an attempt, ends at one of the doors (`safely`, and those that spare the frame) and with it
+  this request alone: `broke`.
 
 Longer than most files: it is the one state machine of the data plane, and its transitions are read together.
 """
 
 import asyncio
+import contextlib
+import logging
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 import msgspec
 
+from potluck.model.faults import fault_of
 from potluck.model.resources import Capability
 from potluck.model.snapshot import CompiledKey
-from potluck.model.usage import (
-    AttemptKind,
-    AttemptRecord,
-    ErrorClass,
-    IntentForm,
-    Outcome,
-    TokenUsage,
-)
+from potluck.model.usage import AttemptKind, AttemptRecord, ErrorClass, Outcome, TokenUsage
 from potluck.policy import hedging
-from potluck.policy.latency import size_class
 from potluck.policy.machine_cost import Ask
 from potluck.policy.retry import MAX_CALLS
 from potluck.ports import Failure
 from potluck.proxy import verdict
 from potluck.proxy.answers import LAST_CHUNK, chunk, connection_field, stream_head
 from potluck.proxy.attempt import Attempt
-from potluck.proxy.candidates import MAX_FORMS, Candidates, LaneOption
+from potluck.proxy.candidates import Candidates, LaneOption
+from potluck.proxy.lessons import learn
 from potluck.proxy.own_answers import refuse
-from potluck.proxy.record import intent_of, record_of
+from potluck.proxy.record import brief_intent, intent_of, record_of
 from potluck.proxy.registry import OPEN
-from potluck.proxy.relay import Relay
 from potluck.proxy.routing import Run, ask_of
 from potluck.wire.dialects.envelope import Envelope, decode_envelope, read_control_fields
 from potluck.wire.dialects.resume import continuation, seam_comment, why_not
-from potluck.wire.dialects.splice import Earlier, ResumableTap
-from potluck.wire.dialects.stream import StreamTap
+from potluck.wire.dialects.splice import Earlier
 from potluck.wire.errors import RequestError, encode_error, encode_stream_error
 from potluck.wire.http1 import Head
 from potluck.wire.sse import encode_comment, encode_event
@@ -64,11 +61,10 @@ PLANNED, CALLING, WAITING, SETTLING, ENDED = range(5)
 """an intent is on its way, a call runs, a pause before the next call, the record is on its way, over"""
 clock = time.monotonic
 clock_ns = time.monotonic_ns
-unix_s = time.time
 
-SAMPLED_MS = 8
-"""one moment in so many is measured where speed decides nothing"""
 DONE_EVENT = b"data: [DONE]\n\n"
+OUR_FAULT = "a fault of the gateway ended it"
+log = logging.getLogger("potluck.requests")
 
 
 class Exchange:
@@ -88,7 +84,6 @@ class Exchange:
         "_minor",
         "_paused_at",
         "_record",
-        "_resumable",
         "_rival",
         "_run",
         "_spoke",
@@ -112,6 +107,7 @@ class Exchange:
         "plane",
         "read_us",
         "response_bytes",
+        "resumable",
         "started_us",
     )
 
@@ -151,7 +147,7 @@ class Exchange:
         self._run: Run | None = None
         self._timer: asyncio.TimerHandle | None = None
         self.response_bytes = 0
-        self._head_sent = self._content_sent = self._resumable = False
+        self._head_sent = self._content_sent = self.resumable = False
         self._late = False
         """the head went out with a comment, before target and attempts were known"""
         self._paused_at = 0.0
@@ -188,7 +184,7 @@ class Exchange:
             return
         if envelope.stream:
             self._last_out_at = now
-            self._resumable = envelope.controls is not None and not why_not(envelope)
+            self.resumable = envelope.controls is not None and not why_not(envelope)
         self._begin(option, "first")
 
     def ask(self) -> Ask:
@@ -218,63 +214,47 @@ class Exchange:
         run = self._run
         if run is not None:
             run.called(option)
-        plane, envelope = self.plane, self.envelope
-        if n == 1 and not envelope.user and not envelope.tags:
-            forms, form_of = option.forms, (self.key.id, envelope.stream)
-            form = forms.get(form_of)
-            if form is None:
-                if len(forms) >= MAX_FORMS:
-                    forms.clear()
-                form = forms[form_of] = IntentForm(intent_of(self, attempt, 0))
-            plane.recorder.intend_line(self.id, form.line(self.id, self.at_ms, len(self.body)), self._intended)
-        elif kind == "hedge":
-            plane.recorder.intend(
-                intent_of(self, attempt, len(self.body)), lambda written: self._rival_intended(attempt, written)
-            )
-        else:
-            plane.recorder.intend(intent_of(self, attempt, len(self.body)), self._intended)
+        line, then = brief_intent(self, attempt), self._intended
+        if line is not None:
+            self.plane.recorder.intend_line(self.id, line, then)
+            return attempt
+        if kind == "hedge":
+            then = partial(self.safely, self._rival_intended, attempt)
+        self.plane.recorder.intend(intent_of(self, attempt, len(self.body)), then)
         return attempt
 
     def _intended(self, written: bool) -> None:
-        if self._state != PLANNED:
-            return
-        attempt = self._attempt
-        assert attempt is not None
-        if self.connection is None:
-            self._hang_up()
-            return
-        if not written:
-            attempt.cancel("usage cannot be recorded")
-            self._release(attempt.option)
-            error = RequestError("accounting_unavailable", "usage cannot be recorded: nothing was sent")
-            if self.attempts:
-                self._give_up(error)
+        try:
+            if self._state != PLANNED:
+                return
+            attempt = self._attempt
+            assert attempt is not None
+            if self.connection is None:
+                self._hang_up()
+                return
+            if not written:
+                attempt.cancel("usage cannot be recorded")
+                self._release(attempt.option)
+                error = RequestError("accounting_unavailable", "usage cannot be recorded: nothing was sent")
+                if self.attempts:
+                    self._give_up(error)
+                else:
+                    # nothing to record, and no place to record it in: it is counted
+                    self.plane.exchanges.discard(self)
+                    self._refuse(error)
+                return
+            self._state = CALLING
+            if self.envelope.stream:
+                self._watch(attempt)
             else:
-                # nothing to record, and no place to record it in: it is counted
-                self.plane.exchanges.discard(self)
-                self._refuse(error)
-            return
-        self._state = CALLING
-        if self.envelope.stream:
-            self._watch(attempt)
-        else:
-            self.deadline = self._total_at
-        if self.candidates.hedge_budget is not None and not self._content_sent:
-            self._time_hedge(attempt)
-        attempt.open()
-        if self._paused_at and attempt.call is not None:
-            attempt.call.pause()
-
-    def make_relay(self, attempt: Attempt) -> Relay:
-        """What reads the attempt's stream."""
-        envelope, price = self.envelope, attempt.target.price
-        if attempt.tap is not None:
-            tap: StreamTap = attempt.tap
-        elif self._resumable:
-            tap = attempt.tap = ResumableTap(self.capability, envelope.wants_usage, price)
-        else:
-            tap = StreamTap(self.capability, envelope.wants_usage, envelope.n, price, envelope.prompts)
-        return Relay(tap, self.capability, self.plane.limits.max_event_bytes)
+                self.deadline = self._total_at
+            if self.candidates.hedge_budget is not None and not self._content_sent:
+                self._time_hedge(attempt)
+            attempt.open()
+            if self._paused_at and attempt.call is not None:
+                attempt.call.pause()
+        except Exception as error:
+            self.broke(error)
 
     # --- a second attempt beside a late one
 
@@ -284,7 +264,7 @@ class Exchange:
             return
         delay_ms = hedging.delay_ms(hedge, attempt.option.standing.latency, self.envelope.stream)
         if delay_ms is not None:
-            self._timer = self.plane.loop.call_later(delay_ms / 1000, self._hedge)
+            self._timer = self.plane.loop.call_later(delay_ms / 1000, self.safely, self._hedge)
 
     def _hedge(self) -> None:
         """The first attempt is late: ask another target as well, if one is well and the budget has a call left."""
@@ -361,7 +341,7 @@ class Exchange:
         self.response_bytes = len(body)
         self.first_content_us = attempt.first_byte_us
         self._whole = body
-        self._succeeded(attempt, usage)
+        learn(self, attempt, usage)
         self._settle("ok", 200, usage, attempt, finish_reason, "", self._send_whole)
 
     def _send_whole(self, written: bool) -> None:  # noqa: ARG002 — an answer that exists is delivered in any case
@@ -407,7 +387,7 @@ class Exchange:
             last = self._seam(attempt) + last
         if not self.first_content_us:
             self.first_content_us = attempt.first_content_us
-        self._succeeded(attempt, usage)
+        learn(self, attempt, usage)
         self._end_well(last, finish_reason, attempt, usage)
 
     def _end_well(
@@ -424,32 +404,6 @@ class Exchange:
             self._end_stream(last)
 
         self._settle("ok", 200, usage, attempt, finish_reason, "", send)
-
-    def _succeeded(self, attempt: Attempt, usage: TokenUsage) -> None:
-        """What the target and the project are like, for the requests to come."""
-        candidates, option = self.candidates, attempt.option
-        lane = option.lane
-        lane.breaker.good += 1
-        candidates.mix.observe(usage)
-        if lane.troubled:
-            self.plane.registry.succeeded(lane, clock(), attempt.start_us / 1e6, probe=option.probe)
-        # where no choice is made by speed, one in some is measured, for those who look
-        if candidates.measures or not self.at_ms % SAMPLED_MS:
-            self._measure(attempt, usage)
-        if candidates.affinity is not None:
-            self.plane.router.answered(candidates, option, self.envelope, self.key, clock())
-
-    def _measure(self, attempt: Attempt, usage: TokenUsage) -> None:
-        """How fast the target was."""
-        latency, body_bytes = attempt.option.standing.latency, len(self.body)
-        now_us = clock_ns() // 1000
-        if self.envelope.stream:
-            first_us, tokens = attempt.first_content_us, usage.output_tokens
-            per_token_ms = (now_us - first_us) / (tokens - 1) / 1000 if tokens > 1 and not attempt.slowed else 0.0
-            first_ms = (first_us - attempt.start_us) / 1000
-            latency.observe_stream(size_class(body_bytes), first_ms, per_token_ms, now_us / 1e6)
-        else:
-            latency.observe_plain(size_class(body_bytes), (now_us - attempt.start_us) / 1000, now_us / 1e6)
 
     def may_resend(self) -> bool:
         """Whether a call may go out once more, unseen, since its connection was dead: if a call is left for it."""
@@ -513,7 +467,7 @@ class Exchange:
         elif following.delay_s:
             self._state = WAITING
             self._timer = self.plane.loop.call_later(
-                following.delay_s, self._begin_later, following.option, following.kind
+                following.delay_s, self.safely, self._begin_later, following.option, following.kind
             )
         else:
             self._begin(following.option, following.kind)
@@ -656,24 +610,27 @@ class Exchange:
         `answer`: the attempt that ended well, `usage` what it used. Usage and cost of the record are the sums over all
         attempts.
         """
-        self._state = SETTLING
+        self._record = record = record_of(
+            self, outcome, status, self._attempt, answer, usage, finish_reason, error_code
+        )
+        self._state = SETTLING  # from here on the record's way is the request's
         self.deadline = FOREVER
         if self._timer is not None:
             self._stop_timer()
         self._then = then
-        self._record = record = record_of(
-            self, outcome, status, self._attempt, answer, usage, finish_reason, error_code
-        )
         self.plane.recorder.settle(record, self._settled)
 
     def _settled(self, written: bool) -> None:
         self._state = ENDED
         plane = self.plane
         plane.exchanges.discard(self)
-        plane.meter.request(self._record)
-        then, self._then = self._then, None  # it may be our own method: a cycle, which only the collector would free
-        if then is not None:
-            then(written)
+        try:
+            plane.meter.request(self._record)
+            then, self._then = self._then, None  # it may be our own method: a cycle, that only the collector would free
+            if then is not None:
+                then(written)
+        except Exception as error:
+            self.broke(error)
         self._attempt = self._spoke = None  # the same
 
     # --- the caller's side
@@ -788,3 +745,50 @@ class Exchange:
             return
         self._end_running("none", "the gateway shut down")
         self._give_up(RequestError("overloaded", "the gateway shut down before the answer was complete"))
+
+    # --- faults of our own
+
+    def safely(self, step: Callable[..., None], *args: object) -> None:
+        """Take a step that somebody else asks for; one that raises ends the request, and raises no further."""
+        try:
+            step(*args)
+        except Exception as error:
+            self.broke(error)
+
+    def broke(self, error: Exception) -> None:
+        """What no rule foresees was raised: it is logged, and the request ends as honestly as it still can."""
+        log.error("request %s: %s: %s", self.id, OUR_FAULT, fault_of(error))
+        try:
+            self._end_broken()
+        except Exception as again:
+            log.error("request %s was cut: %s", self.id, fault_of(again))
+            self._state = ENDED
+            self.plane.exchanges.discard(self)
+            for attempt in (self._attempt, self._rival):
+                with contextlib.suppress(Exception):
+                    if attempt is not None:
+                        attempt.cancel(OUR_FAULT)
+            self._stop_timer()
+            self._cut()
+
+    def _end_broken(self) -> None:
+        error = RequestError("internal_error", "a fault of the gateway; its log has it under this request")
+        if self._state == SETTLING:
+            return  # the record is on its way, and the answer behind it
+        if self._state == ENDED:
+            then, self._then = self._then, None
+            if then is not None:
+                then(True)
+            else:
+                self._cut()
+        elif self in self.plane.exchanges:
+            self._end_running("none", OUR_FAULT)
+            self._give_up(error)
+        else:
+            self._refuse(error)  # it was not let in yet: nothing is to be recorded
+
+    def _cut(self) -> None:
+        """The caller waits for an answer of which nobody knows how far it came."""
+        connection = self.connection
+        if connection is not None and connection.exchange is self:
+            connection.abort()

@@ -107,17 +107,17 @@ class Connection(asyncio.Protocol):
         self._reader = None
         exchange, self.exchange = self.exchange, None
         if exchange is not None:
-            exchange.caller_gone()
+            exchange.safely(exchange.caller_gone)
 
     def pause_writing(self) -> None:
         self._write_blocked = True
         if self.exchange is not None:
-            self.exchange.caller_paused()
+            self.exchange.safely(self.exchange.caller_paused)
 
     def resume_writing(self) -> None:
         self._write_blocked = False
         if self.exchange is not None:
-            self.exchange.caller_resumed()
+            self.exchange.safely(self.exchange.caller_resumed)
         elif self._state == FULL:
             self._await_next()
 
@@ -304,7 +304,10 @@ class Connection(asyncio.Protocol):
             own_answers.answer(self, head, key)
             return
         self.exchange = exchange = Exchange(self.plane, self, key, capability, head, body, self._started_at)
-        exchange.start()
+        try:
+            exchange.start()
+        except Exception as error:
+            exchange.broke(error)
 
     # --- the exchange's side
 

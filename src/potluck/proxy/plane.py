@@ -149,7 +149,7 @@ class Plane:
         self.registry.sweep(now)
         for exchange in list(self.exchanges):
             if now >= exchange.deadline:
-                exchange.on_deadline(now)
+                exchange.safely(exchange.on_deadline, now)
         for connection in list(self.connections):
             if now >= connection.deadline:
                 connection.on_deadline(now)
@@ -172,7 +172,7 @@ class Plane:
         await self._while_busy(started_at)
         left = list(self.exchanges)
         for exchange in left:
-            exchange.shut_down()
+            exchange.safely(exchange.shut_down)
         for connection in list(self.connections):
             connection.on_drained()
         self._drain_until = time.monotonic() + LAST_WORDS_S

@@ -8,14 +8,29 @@ import time
 from typing import TYPE_CHECKING
 
 from potluck.model.price import cost_nanousd
-from potluck.model.usage import Answered, Intent, Outcome, TokenUsage, UsageRecord
+from potluck.model.usage import Answered, Intent, IntentForm, Outcome, TokenUsage, UsageRecord
 from potluck.proxy import verdict
+from potluck.proxy.candidates import MAX_FORMS
 
 if TYPE_CHECKING:
     from potluck.proxy.attempt import Attempt
     from potluck.proxy.exchange import Exchange
 
 clock_ns = time.monotonic_ns
+
+
+def brief_intent(exchange: "Exchange", attempt: "Attempt") -> bytes | None:
+    """The intent of a request's first attempt, made of what was encoded for earlier ones; None: it is not so plain."""
+    envelope = exchange.envelope
+    if attempt.n != 1 or envelope.user or envelope.tags:
+        return None
+    forms, form_of = attempt.option.forms, (exchange.key.id, envelope.stream)
+    form = forms.get(form_of)
+    if form is None:
+        if len(forms) >= MAX_FORMS:
+            forms.clear()
+        form = forms[form_of] = IntentForm(intent_of(exchange, attempt, 0))
+    return form.line(exchange.id, exchange.at_ms, len(exchange.body))
 
 
 def intent_of(exchange: "Exchange", attempt: "Attempt", request_bytes: int) -> Intent:

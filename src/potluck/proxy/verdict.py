@@ -29,6 +29,7 @@ _OUTCOMES: dict[str, Outcome] = {
     "policy_denied": "policy",
     "accounting_unavailable": "policy",
     "overloaded": "shutdown",
+    "internal_error": "internal_error",
 }
 
 
