@@ -1,7 +1,8 @@
 """Which of several machines a request goes to. No machine is ever refused a request because of an estimate.
 
-1. Left out, unless that leaves none: machines that count as full (no news of their load, or they have just refused),
-   and those with more than their share of what is in flight (bounded load, by speed; free slots are always in bounds).
+1. Left out, unless that leaves none: machines that count as full (no news of their load, no answer for long, or they
+   have just refused), and those with more than their share of what is in flight (bounded load, by speed; free slots are
+   always in bounds).
 2. Affinity: if some have `HIT` of the prompt cached, only those, while the best of them has its first token at most
    `T_MAX_MS` later than the best of all.
 3. A machine that would have to load the model comes in only if the best of the others is slower than it by more than a
@@ -55,7 +56,7 @@ POOL, FULL, OVER_BOUND, COLD_PREFIX, LOADS, DEARER = range(6)
 """in the draw, or out of it by which rule"""
 WORDS = (
     "in the draw",
-    "counts as full: no news of its load, or it has just refused",
+    "counts as full: no news of its load, no answer for long, or it has just refused",
     "has more than its share of what is in flight",
     "others have the prompt cached",
     "would have to load the model",

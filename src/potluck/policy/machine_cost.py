@@ -38,7 +38,7 @@ class Expected(msgspec.Struct, frozen=True):
     free: bool
     """a slot is"""
     aside: bool
-    """it counts as full: what is known of its load is too old, or it has just refused"""
+    """it counts as full: what is known of its load is too old, it answers nothing, or it has just refused"""
     guessed: bool
     """a speed in it is the class's, not the machine's"""
 

@@ -18,6 +18,9 @@ LOAD_S = 20.0
 RATIO_MIN = 0.2
 RATIO_MAX = 3.0
 """what a class's words were off by counts within these"""
+SILENT_S = 2.0
+SILENT_TIMES = 3.0
+"""of what a call was expected to take, all in all; the larger of both without any answer, and the machine is silent"""
 PEERS_REFRESH_S = 1.0
 """how old a class's medians may be"""
 
@@ -75,7 +78,7 @@ class Host:
     Another engine on that node has slots of its own; what the two take from each other is measured, not known.
     """
 
-    __slots__ = ("ahead_ms", "begun_at", "machines", "others", "others_waiting", "works")
+    __slots__ = ("_others", "ahead_ms", "begun_at", "machines", "silent", "works")
 
     def __init__(self) -> None:
         self.machines: WeakSet[Machine] = WeakSet()
@@ -85,16 +88,37 @@ class Host:
         """when the last one was sent"""
         self.ahead_ms = 0.0
         """of reading the prompts of those without a first token"""
-        self.others = self.others_waiting = 0
-        """calls that are not ours, as reported: in all, and of them without a slot"""
+        self.silent: Work | None = None
+        """the first call that was sent after its last answer to any"""
+        self._others: tuple[int, int] | None = (0, 0)
+
+    @property
+    def others(self) -> int:
+        """Calls that are not ours, as reported."""
+        return (self._others or self._counted())[0]
+
+    @property
+    def others_waiting(self) -> int:
+        """Of these, those without a slot."""
+        return (self._others or self._counted())[1]
 
     def reported(self) -> None:
-        """One of its models told its load."""
-        self.others = sum(machine.others for machine in self.machines)
-        self.others_waiting = sum(machine.others_waiting for machine in self.machines)
+        """One of its models told its load: counted when it is asked for, as hundreds may tell at once."""
+        self._others = None
+
+    def _counted(self) -> tuple[int, int]:
+        members = list(self.machines)
+        found = self._others = (sum(each.others for each in members), sum(each.others_waiting for each in members))
+        return found
+
+    def is_silent(self, now: float) -> bool:
+        """It has answered nothing for much longer than a call that it has should have taken."""
+        work = self.silent
+        return work is not None and now - work.begun_at > max(SILENT_S, SILENT_TIMES * work.expected.total_ms / 1000)
 
     def begun(self, work: "Work", now: float) -> None:
         self.works[work] = None
+        self.silent = self.silent or work
         self.ahead_ms += work.expected.prompt_ms
         self.begun_at = now
 
@@ -104,6 +128,8 @@ class Host:
 
     def gone(self, work: "Work") -> None:
         del self.works[work]
+        if work is self.silent:
+            self.silent = next((each for each in self.works if not each.first_at), None)
         if not self.works:
             self.ahead_ms = 0.0
 

@@ -7,6 +7,8 @@ Rules
 - Prefill is measured, and never guessed from decode. A machine's own measure (`MIN_SAMPLES`) wins over its word; its
   word counts times what its class's words were off by; without a word the class's median stands, and is marked as a
   guess. What is not known is never slow.
+- No word of a machine outweighs its silence: one that answers nothing for much longer than it should have taken counts
+  as full until it does, however fast it says it is.
 - Time comes from the caller: a node's clock is never read.
 """
 
@@ -228,8 +230,12 @@ class Machine:
         return remaining_ms(self._loading_since, self._loading_until, now) if self._loading_until else 0.0
 
     def set_aside(self, now: float) -> bool:
-        """It has just refused, or has not told its load for too long: it counts as full."""
-        return now < self._refused_until or (self.reported_at is not None and now - self.reported_at > STALE_LOAD_S)
+        """It has just refused, answers nothing, or has not told its load for too long: it counts as full."""
+        return (
+            now < self._refused_until
+            or self.host.is_silent(now)
+            or (self.reported_at is not None and now - self.reported_at > STALE_LOAD_S)
+        )
 
     def _cached(self, ask: Ask, now: float) -> int:
         """Tokens of the prompt."""
@@ -304,6 +310,7 @@ class Machine:
         """The first token of a call is there, `first_s` after it was sent (0: nobody knows when)."""
         self._refusals, self._refused_until = 0, 0.0
         self.host.answered(work)
+        self.host.silent = None
         if work.loads and first_s:
             self._load_measured_s = max(0.0, first_s - work.expected.prompt_ms / 1000)
         if self.resident is False:
