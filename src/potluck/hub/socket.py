@@ -30,6 +30,7 @@ from websockets.typing import Subprotocol
 
 from potluck.wire import link_frames as f
 from potluck.wire import link_messages as m
+from potluck.wire.address import peer_prefix
 from potluck.wire.link import LinkCore
 
 PATH: Final = "/node/v1/link"
@@ -135,7 +136,7 @@ class NodeSocket(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport
-        self.peer = _prefix(transport.get_extra_info("peername"))
+        self.peer = peer_prefix(transport.get_extra_info("peername"))
         self.deadline = clock() + m.HANDSHAKE_S
 
     def data_received(self, data: bytes) -> None:
@@ -346,10 +347,3 @@ class NodeSocket(asyncio.Protocol):
         ear, self._ear = self._ear, None
         if ear is not None:
             ear.gone(clock())
-
-
-def _prefix(peername: Any) -> str:
-    if not isinstance(peername, tuple):
-        return "local"
-    address = str(peername[0])
-    return ":".join(address.split(":")[:4]) + "::/64" if ":" in address else address.rpartition(".")[0] + ".0/24"

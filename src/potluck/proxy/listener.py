@@ -23,6 +23,7 @@ from potluck.proxy import own_answers
 from potluck.proxy.answers import CONTINUE, connection_field, json_answer
 from potluck.proxy.exchange import Exchange
 from potluck.proxy.plane import Plane
+from potluck.wire.address import peer_prefix
 from potluck.wire.errors import RequestError, encode_error
 from potluck.wire.http1 import DRAIN_BYTES, BadRequest, BodyReader, Head, HeadReader, find_head_end
 
@@ -371,11 +372,7 @@ class Connection(asyncio.Protocol):
 
     def peer(self) -> str:
         """The caller's address as an aggregation prefix (/24, /64), for counting refused calls."""
-        peername = self.transport.get_extra_info("peername") if self.transport else None
-        if not isinstance(peername, tuple):
-            return "local"
-        address = str(peername[0])
-        return ":".join(address.split(":")[:4]) + "::/64" if ":" in address else address.rpartition(".")[0] + ".0/24"
+        return peer_prefix(self.transport.get_extra_info("peername") if self.transport else None)
 
     def _next(self) -> None:
         if self._state == BUSY:

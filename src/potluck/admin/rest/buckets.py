@@ -4,7 +4,7 @@ Rule: memory is bounded. When there are too many prefixes, those that have all t
 then the one that tried longest ago.
 """
 
-import ipaddress
+from potluck.wire.address import prefix_of
 
 MAX_PREFIXES = 4096
 
@@ -36,13 +36,3 @@ class Buckets:
         self._left = {prefix: each for prefix, each in self._left.items() if now_s - each[1] < 60}
         if len(self._left) >= MAX_PREFIXES:
             del self._left[next(iter(self._left))]
-
-
-def prefix_of(address: str) -> str:
-    """`192.0.2.0/24`, `2001:db8::/64`; what is no address is its own prefix."""
-    try:
-        found = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:
-        return address
-    found = getattr(found, "ipv4_mapped", None) or found
-    return str(ipaddress.ip_network((found, 64 if found.version == 6 else 24), strict=False))
