@@ -1,14 +1,16 @@
 """What the official SDKs make of a stream in which something happens: silence, failover, a cut, a seam, a refusal.
 
 Rule: every case is heard by four clients, which must all hear the same: OpenAI's Python SDK, its asynchronous client,
-its stream helper, and the SDK for Node.js. The provider behind the gateway is the fake one, so that what happens is
-known; each client has its own targets, so that none meets what another one's failures left behind.
+its stream helper, and the SDK for Node.js; once with providers behind the gateway and once with machines. Providers and
+engines are the fake one, so that what happens is known; each client has its own targets, so that none meets what
+another one's failures left behind.
 """
 
 import asyncio
 import json
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +22,10 @@ from openai import AsyncOpenAI, OpenAI
 from openai.types.chat import ChatCompletionChunk
 
 from potluck.conformance.answers import DONE, chat_events, chunk, error, event, role_chunk, usage_chunk
-from potluck.conformance.call import Call
+from potluck.conformance.call import Call, SeenRequest
+from potluck.conformance.engines import FakeEngine
 from potluck.conformance.process import GatewayProcess
-from potluck.conformance.provider import FakeProvider
+from tests.network.agent_process import AgentProcess
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(60)]
 
@@ -227,26 +230,82 @@ CASES = {
 """the models, one of each per client, and their targets"""
 
 
-def _config(fake: FakeProvider) -> str:
+class Engine(FakeEngine):
+    """One that can go on with an answer, and serves whatever is asked."""
+
+    def __init__(self) -> None:
+        super().__init__("vllm")
+        self.listed = [f"{name};for={case}-{client}" for client, case, targets in _models() for name in targets]
+        self.script |= {"silent": silent, "late": late, "cut": cut, "goes-on": goes_on, "limited": Limited()}
+
+    def _answer(self, request: SeenRequest, path: str, query: dict[str, list[str]]) -> tuple[int, Any]:
+        if path == "/v1/models":
+            return 200, self._list("vllm", *self.listed, max_model_len=16_384)
+        return super()._answer(request, path, query)
+
+
+def _models() -> list[tuple[str, str, tuple[str, ...]]]:
+    """Client, case, what the engines are asked for."""
+    return [
+        (client, case, tuple(target.partition("/")[2] for target in targets))
+        for client in (*CLIENTS, "raw")
+        for case, targets in CASES.items()
+    ]
+
+
+def _config(engines: dict[str, Engine], prefix: str) -> str:
     lines = []
-    for name in ("one", "two"):
-        lines += ["[[providers]]", f'name = "{name}"', f'base_url = "{fake.base_url}"', "own = true"]
+    for name, engine in engines.items() if not prefix else ():
+        lines += ["[[providers]]", f'name = "{name}"', f'base_url = "{engine.base_url}"', "own = true"]
         lines += ['assistant_prefix = "plain"', 'credentials = [{ name = "main", key = "sk-upstream" }]']
     for client in (*CLIENTS, "raw"):
         for case, targets in CASES.items():
-            entries = ", ".join(f'{{ target = "{target};for={case}-{client}" }}' for target in targets)
+            entries = ", ".join(f'{{ target = "{prefix}{target};for={case}-{client}" }}' for target in targets)
             lines += ["[[models]]", f'name = "{case}-{client}"', f"targets = [{entries}]"]
     return "\n".join(lines) + "\n"
 
 
-@pytest_asyncio.fixture(loop_scope="module", scope="module")
-async def gateway(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[GatewayProcess]:
-    """A gateway that comments on silence ten times a second, before the fake provider."""
-    async with FakeProvider() as fake:
-        fake.script |= {"silent": silent, "late": late, "cut": cut, "goes-on": goes_on, "limited": Limited()}
+async def _join(gateway: GatewayProcess, home: Path, name: str, engine: Engine) -> AgentProcess:
+    """A machine of that name with this engine, running."""
+    home.mkdir()
+    agent = AgentProcess(home, options=("--engine", engine.base_url, "--page-port", "0"))
+    secret = (await gateway.api("POST", "/join-tokens", {})).json["secret"]
+    await agent.join(f"http://{gateway.host}:{gateway.port}", secret, "--name", name)
+    await agent.node("set", "discover", "no")
+    await agent.start()
+    return agent
+
+
+async def _serve(gateway: GatewayProcess) -> None:
+    """Returns when all machines do. Raises TimeoutError."""
+    async with asyncio.timeout(30):
+        while [each["standing"] for each in (await gateway.api("GET", "/nodes")).json["data"]] != ["ready", "ready"]:
+            await asyncio.sleep(0.1)
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module", params=["", "node:"], ids=["provider", "machine"])
+async def gateway(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[GatewayProcess]:
+    """A gateway that comments on silence ten times a second, before two providers or machines."""
+    home = tmp_path_factory.mktemp("streams")
+    async with AsyncExitStack() as stack:
+        engines = {name: await stack.enter_async_context(Engine()) for name in ("one", "two")}
         env = {"POTLUCK_KEEPALIVE_COMMENT_S": str(COMMENT_S)}
-        async with GatewayProcess(tmp_path_factory.mktemp("streams"), _config(fake), env) as gateway:
-            yield gateway
+        gateway = GatewayProcess(home / "gateway", _config(engines, request.param), env)
+        await stack.enter_async_context(gateway)
+        if request.param:
+            for name, engine in engines.items():
+                stack.push_async_callback((await _join(gateway, home / name, name, engine)).end)
+            await _serve(gateway)
+        yield gateway
+
+
+@pytest.fixture
+def prefix(request: pytest.FixtureRequest, gateway: GatewayProcess) -> str:
+    """Before a provider's name where it is a machine's."""
+    found: str = request.node.callspec.params["gateway"]
+    return found
 
 
 Hear = Callable[..., Awaitable[Heard]]
@@ -282,13 +341,14 @@ async def test_comments_in_a_silence_are_not_heard(hear: Hear, gateway: GatewayP
     assert record["outcome"] == "ok"
 
 
-async def test_there_are_comments(gateway: GatewayProcess) -> None:
+async def test_there_are_comments(gateway: GatewayProcess, prefix: str) -> None:
     """Such streams do have them: in each silence, with target and attempts at the end, and at a seam."""
     body = await raw(gateway, "silent")
     before, middle = body.split(b'"content":"a "')[0], body.split(b'"content":"a "')[1]
     assert before.count(b": still working\n\n") >= 2 * 2
     assert middle.count(b": still working\n\n") >= 2
-    assert b": x-potluck-target: two/silent;for=silent-raw, x-potluck-attempts: 1\n\ndata: [DONE]\n\n" in body
+    told = f": x-potluck-target: {prefix}two/silent;for=silent-raw, x-potluck-attempts: 1\n\ndata: [DONE]\n\n"
+    assert told.encode() in body
     assert b": x-potluck-resumed: " in await raw(gateway, "story", **RESUME)
 
 
@@ -301,12 +361,12 @@ async def test_a_failover_after_comments_is_not_heard(hear: Hear, gateway: Gatew
     assert len(record["attempts"]) == 2
 
 
-async def test_an_unseen_failure_is_not_heard(hear: Hear) -> None:
+async def test_an_unseen_failure_is_not_heard(hear: Hear, prefix: str) -> None:
     """The first target refuses: the head names the second one, and two attempts."""
     heard = await hear("unseen")
     assert (heard.text, heard.finish, heard.error) == (WHOLE, "stop", None)
     assert heard.headers["x-potluck-attempts"] == "2"
-    assert heard.headers["x-potluck-target"].startswith("two/goes-on")
+    assert heard.headers["x-potluck-target"].startswith(f"{prefix}two/goes-on")
 
 
 async def test_a_cut_stream_raises(hear: Hear, gateway: GatewayProcess) -> None:
