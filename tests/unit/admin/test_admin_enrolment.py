@@ -307,6 +307,19 @@ async def test_a_rotated_node_leaves_by_its_old_key_for_a_day(gateway: Any, api:
     await refused(api, "leave", await machine.leaves(api), 401, "invalid_proof")
 
 
+async def test_no_key_of_a_revoked_node_enrols_again(api: httpx.AsyncClient) -> None:
+    """Neither the last one nor the one before, which may have been rotated because somebody had a copy."""
+    machine, new = await joined(api), Machine()
+    key = (await api.post("/node/v1/rotate", json=await machine.rotates(api, new))).json()["key"]
+    assert (await api.delete(f"/api/v1/nodes/{machine.node}")).status_code == 204
+    for each in (machine, new):
+        answer = await each.joins(api, await token(api), "lab-2")
+        assert (answer.status_code, answer.json()["code"]) == (409, "already_enrolled")
+    new.node, new.key = machine.node, key
+    for each in (machine, new):
+        await refused(api, "leave", await each.leaves(api), 401, "invalid_proof")
+
+
 async def test_strangers_have_a_few_tries(gateway: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ten tries a minute from one network, then 429 with when to come back; other networks are not held up."""
     monkeypatch.undo()

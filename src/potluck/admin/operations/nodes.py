@@ -108,15 +108,8 @@ def revoke_node(work: Work, ref: str) -> None:
 
 def revoke_row(work: Work, row: Row, action: str) -> None:
     """What revoking is, whoever wants it: the operator, the node itself, or its time."""
-    work.update(
-        t.nodes,
-        row,
-        state="revoked",
-        revoked_at_ms=work.now_ms,
-        previous_key_id=None,
-        previous_public_key=None,
-        previous_until_ms=None,
-    )
+    # both keys stay written down, so that neither enrols again
+    work.update(t.nodes, row, state="revoked", revoked_at_ms=work.now_ms, previous_until_ms=None)
     work.touch(nodes=[row["id"]])
     work.audit(action, row["id"], row["name"])
 
