@@ -254,7 +254,7 @@ async def test_ephemeral_nodes_are_forgotten(gateway: Any, api: httpx.AsyncClien
 
 
 async def test_a_project_keeps_its_nodes(api: httpx.AsyncClient) -> None:
-    """Renamed, its nodes and tokens say the new name; while it owns one it is not removed."""
+    """Renamed, its nodes and tokens say the new name; while it owns one, or may yet, it is not removed."""
     await api.post("/api/v1/projects", json={"name": "lab"})
     await joined(api, owner="project:lab")
     spare = (await api.post("/api/v1/join-tokens", json={"owner": "project:lab"})).json()
@@ -265,6 +265,10 @@ async def test_a_project_keeps_its_nodes(api: httpx.AsyncClient) -> None:
     assert (refused.status_code, refused.json()["code"]) == (409, "in_use")
     assert "lab-1" in refused.json()["detail"]
     await api.patch("/api/v1/nodes/lab-1", json={"owner": ""})
+    refused = await api.delete("/api/v1/projects/rig")
+    assert (refused.status_code, refused.json()["code"]) == (409, "in_use")
+    assert spare["name"] in refused.json()["detail"]
+    await api.post(f"/api/v1/join-tokens/{spare['id']}/revoke")
     assert (await api.delete("/api/v1/projects/rig")).status_code == 204
 
 

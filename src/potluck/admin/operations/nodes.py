@@ -188,9 +188,15 @@ def follow_project(work: Work, old: str, new: str) -> None:
 
 
 def check_unowned(work: Work, project: str) -> None:
-    """Raises 409 while nodes belong to a project."""
+    """Raises 409 while nodes belong to a project, or may come to by a join token."""
     if row := work.row(_owned(work, t.nodes, project)):
         raise conflict(f"project {project!r} owns node {row['name']!r}: give that another owner first", "in_use")
+    tokens = t.join_tokens.c
+    good = tokens.expires_at_ms > work.now_ms, sa.or_(tokens.uses_left.is_(None), tokens.uses_left > 0)
+    if row := work.row(_owned(work, t.join_tokens, project).where(*good)):
+        raise conflict(
+            f"machines may join for project {project!r} by join token {row['name']!r}: revoke that first", "in_use"
+        )
 
 
 def ceiling_of(row: Row) -> NodePrice | None:
