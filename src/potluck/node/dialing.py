@@ -47,6 +47,7 @@ STABLE_S: Final = 60.0
 OPEN_S: Final = 10.0
 CLOSE_S: Final = 2.0
 NETWORK_LOOK_S: Final = 2.0
+MAX_SPREAD_S: Final = 300.0  # of a gateway's word, which before its welcome is anybody's
 USER_TIMEOUT_MS: Final = 30_000  # unacknowledged for so long, the kernel gives the connection up
 WRITE_BYTES: Final = 32 * 1024  # asked of the core at once
 
@@ -317,7 +318,7 @@ class Slot:
         if last.code in REFUSALS:
             wait_s = REFUSALS[last.code][0] * random.uniform(0.8, 1.2)  # noqa: S311 — nothing to guess
         elif last.spread_s:
-            wait_s = random.uniform(0, last.spread_s)  # noqa: S311
+            wait_s = random.uniform(0, min(last.spread_s, MAX_SPREAD_S))  # noqa: S311
         else:
             wait_s = random.uniform(0, back_off_s(self._failures))  # noqa: S311
         (_LOGGER.info if self._index else _LOGGER.warning)("link: %s; next try in %.1f s", last.why, wait_s)

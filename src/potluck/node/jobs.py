@@ -324,9 +324,10 @@ def _asked(engine: Engine, request: m.Open) -> tuple[CompiledTarget, RequestHead
     """The address out of the owner's list, and the head: nothing of it but the closed headers is the gateway's."""
     path = engine.prefix + request.path
     given = dict(request.headers)
+    given.pop("content-type", None)  # read as a form or in another charset, the body could name another model
     fields = (
         *engine.fields,
-        ("content-type", given.pop("content-type", "application/json")),
+        ("content-type", "application/json"),
         ("accept", given.pop("accept", "application/json, text/event-stream")),
         ("accept-encoding", "identity"),
         *given.items(),
