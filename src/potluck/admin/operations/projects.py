@@ -43,7 +43,7 @@ def update_project(
 
 
 def delete_project(work: Work, ref: str) -> None:
-    """Raises 404, and 409 while keys (revoked ones too: usage refers to them) or nodes belong to it, or nodes may join for it."""
+    """Raises 404, and 409 while keys (revoked ones too: usage refers to them) or nodes belong to it, or may yet."""
     row = work.find(t.projects, "project", ref)
     work.check_writable("project", row)
     nodes.check_unowned(work, row["name"])
