@@ -21,8 +21,10 @@ A stalled caller: bytes are passed on as they come and `consumed` is said only w
 than a window follows.
 """
 
+import logging
 from typing import TYPE_CHECKING, Final
 
+from potluck.model.faults import fault_of
 from potluck.model.node import NodePlace
 from potluck.model.resources import Timeouts
 from potluck.model.usage import ErrorClass
@@ -32,6 +34,8 @@ from potluck.wire.link_jobs import Job
 
 if TYPE_CHECKING:
     from potluck.hub.node import HubNode
+
+log = logging.getLogger("potluck.hub")
 
 QUEUE_S: Final = 30.0
 UNANSWERED_KEEPS_S: Final = 5.0
@@ -164,7 +168,10 @@ class HubCall:
         if not self.done:
             self.done = True
             self.body = b""
-            self.sink.failed(failure)
+            try:
+                self.sink.failed(failure)
+            except Exception as error:  # it is called for many calls in a row: the others want to hear it too
+                log.error("a call to node %s could not be told its failure: %s", self.node.id, fault_of(error))
 
     def opened(self, job: Job) -> None:
         """OPEN is said."""

@@ -13,16 +13,19 @@ Rules of this file
   given up, long before its heartbeats would. The machine can come back on another one and go on.
 - An engine that failed a call is asked for by TASK, at most once in `PROBE_EVERY_S`: its node looks, and says what it
   finds in CAPS and LOAD.
+- A call that raises ends alone: the other calls of its link, and the link, know nothing of it.
 - Whether calls can go there is worked out anew from facts whenever one of them changes, and told if it differs.
 """
 
 import contextlib
+import logging
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 from potluck.hub.call import HubCall, refusal, unable
+from potluck.model.faults import fault_of
 from potluck.ports import Failure
 from potluck.wire import link_events as e
 from potluck.wire import link_messages as m
@@ -41,6 +44,8 @@ PROBE_EVERY_S: Final = 30.0
 QUEUED_PER_SLOT: Final = 2
 DRAIN_S: Final = 120.0
 """for what runs on a node that the operator drains"""
+
+log = logging.getLogger("potluck.hub")
 
 _USABLE: Final = ("not offered", "")
 _IN_WORDS: Final = {
@@ -327,43 +332,65 @@ class HubNode:
         """Bytes of an answer."""
         call = self.calls.get(job)
         if call is not None:
-            call.data(data)
+            try:
+                call.data(data)
+            except Exception as error:
+                self._broke(call, error)
 
     def job_event(self, event: Any) -> None:
         """Anything else about a job."""
-        job = event.job
-        kind = type(event)
-        if kind is e.Resumed:
+        if type(event) is e.Resumed:
             self.links.resumes += 1
             return
+        job = event.job
         call = self.calls.get(job)
         if call is None:
             return
-        if kind is e.Accepted:
-            call.accepted()
-        elif kind is e.HeadCame:
-            call.head(event.head)
-        else:
+        over = type(event) not in (e.Accepted, e.HeadCame)
+        if over:
             del self.calls[job]
-            if kind is e.Ended:
-                call.end()
-            elif kind is e.Refused:
-                self._node_refused(call, event.refusal)
-            elif kind is e.WasReset:
-                call.reset(event.reset)
-                if event.reset.code in ("engine_failed", "engine_timeout"):
-                    self._probe(call.place.engine)
-            elif kind is e.Lost:
-                call.lost()
+        try:
+            self._pass_on(call, event)
+        except Exception as error:
+            self._broke(call, error)
+        if over:
             self._next()
 
     def check(self, now: float) -> None:
         """Sweep: the deadlines of its calls."""
         for call in [*self.waiting_own, *self.waiting, *self.calls.values()]:
-            if not call.done:
-                call.check(now)
+            try:
+                if not call.done:
+                    call.check(now)
+            except Exception as error:
+                self._broke(call, error)
 
     # --- steps
+
+    def _pass_on(self, call: HubCall, event: Any) -> None:
+        kind = type(event)
+        if kind is e.Accepted:
+            call.accepted()
+        elif kind is e.HeadCame:
+            call.head(event.head)
+        elif kind is e.Ended:
+            call.end()
+        elif kind is e.Refused:
+            self._node_refused(call, event.refusal)
+        elif kind is e.WasReset:
+            call.reset(event.reset)
+            if event.reset.code in ("engine_failed", "engine_timeout"):
+                self._probe(call.place.engine)
+        elif kind is e.Lost:
+            call.lost()
+
+    def _broke(self, call: HubCall, error: Exception) -> None:
+        """A fault of the gateway itself in one call: it ends, the link and its other calls go on."""
+        job = call.job.request.job if call.job is not None else "that waited"
+        log.error("call %s to node %s: a fault of the gateway ended it: %s", job, self.id, fault_of(error))
+        if call.job is None or call.job in self.calls:
+            self.withdraw(call, "policy")
+        call.fail(Failure("target_down", "stream", "the gateway could not handle what the node sent"))
 
     def _open(self) -> list["Session"]:
         return [session for session in self.sessions if session.core.phase == "open"]

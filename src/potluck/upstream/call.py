@@ -5,8 +5,10 @@ path reads a clock; they therefore fire up to two sweep intervals late and never
 """
 
 import asyncio
+import logging
 from typing import TYPE_CHECKING
 
+from potluck.model.faults import fault_of
 from potluck.model.snapshot import Endpoint, RequestHead
 from potluck.model.usage import ErrorClass
 from potluck.ports import Failure, Sink
@@ -14,6 +16,9 @@ from potluck.ports import Failure, Sink
 if TYPE_CHECKING:
     from potluck.upstream.connection import Connection
     from potluck.upstream.room import Room
+
+
+log = logging.getLogger("potluck.upstream")
 
 
 class PooledCall:
@@ -72,7 +77,10 @@ class PooledCall:
         if not self.done:
             self.done = True
             self.withdraw()
-            self.sink.failed(Failure(error_class, phase, detail, timeout=timeout))
+            try:
+                self.sink.failed(Failure(error_class, phase, detail, timeout=timeout))
+            except Exception as error:  # a sweep calls it for many: the others want to hear it too
+                log.error("an upstream call could not be told its failure: %s", fault_of(error))
 
     def withdraw(self) -> None:
         """Give back whatever the call holds: its connection (closed), its connect task, its place in the queue."""

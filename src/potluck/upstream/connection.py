@@ -18,19 +18,24 @@ Rules:
 6. A whole answer in one read whose head is byte for byte that of an earlier one on this connection, but for the digits
    of its Content-Length, is that one with another length: it is not parsed again. Servers of one's own mostly answer
    so, within a second of their Date.
+7. A sink should not raise. One that does loses its call and what that runs on; nobody else's.
 """
 
 import asyncio
+import logging
 import re
 from typing import TYPE_CHECKING, Any, cast
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
+from potluck.model.faults import fault_of
 from potluck.upstream.failures import lost_detail
 
 if TYPE_CHECKING:
     from potluck.upstream.call import PooledCall
     from potluck.upstream.room import Room
+
+log = logging.getLogger("potluck.upstream")
 
 MAX_HEAD_BYTES = 64 * 1024
 """Node.js allows 16 KiB, Go 1 MiB, nginx 4–8 KiB by default; the heads of large providers stay under 16 KiB"""
@@ -200,31 +205,34 @@ class Connection(asyncio.Protocol):
         if call is None:
             self.close()
             return
-        self.heard = True
-        if self._stage != BODY:
-            if not self._known or self._stage != SENT or not self._recognise(call, data):
-                self._read_head(call, data)
-            return
         try:
-            self._feed(data)
-        except _STOPPED:
-            self._malformed()
-        pieces = self._pieces
-        if pieces:
-            self.streaming = True
-            self._barren_bytes = 0
-            chunk = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-            last = pieces[-1]
-            pieces.clear()
-            call.sink.data(chunk)
-            if (self._complete or self._fault) and self.call is call:
-                self._conclude(call, data, last)
-        elif self._complete or self._fault:
-            self._conclude(call, data, b"")
-        else:
-            self._barren_bytes += len(data)
-            if self._barren_bytes > MAX_HEAD_BYTES:
-                call.fail("target_down", "stream", "the answer's framing goes on without content")
+            self.heard = True
+            if self._stage != BODY:
+                if not self._known or self._stage != SENT or not self._recognise(call, data):
+                    self._read_head(call, data)
+                return
+            try:
+                self._feed(data)
+            except _STOPPED:
+                self._malformed()
+            pieces = self._pieces
+            if pieces:
+                self.streaming = True
+                self._barren_bytes = 0
+                chunk = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+                last = pieces[-1]
+                pieces.clear()
+                call.sink.data(chunk)
+                if (self._complete or self._fault) and self.call is call:
+                    self._conclude(call, data, last)
+            elif self._complete or self._fault:
+                self._conclude(call, data, b"")
+            else:
+                self._barren_bytes += len(data)
+                if self._barren_bytes > MAX_HEAD_BYTES:
+                    call.fail("target_down", "stream", "the answer's framing goes on without content")
+        except Exception as error:
+            self._broke(call, error)
 
     def eof_received(self) -> None:
         # everything before the EOF has been delivered; a graceful close would wait for unsent bytes of the request
@@ -245,17 +253,20 @@ class Connection(asyncio.Protocol):
         if call is None or call.done:
             return
         call.conn = None
-        if stage == SENT and call.reused and not call.retried and call.sink.may_resend():
-            self.room.retry(call)
-        elif stage == BODY and self._until_close and exc is None:
-            call.done = True
-            call.sink.end_by_close()
-        elif stage == BODY:
-            call.fail("target_down", "stream", f"cut: {lost_detail(exc)} before the answer's end")
-        elif stage == HEAD:
-            call.fail("target_down", "first_byte", f"cut: {lost_detail(exc)} inside the answer's head")
-        else:
-            call.fail("target_down", self._phase(), f"{lost_detail(exc)} before any answer")
+        try:
+            if stage == SENT and call.reused and not call.retried and call.sink.may_resend():
+                self.room.retry(call)
+            elif stage == BODY and self._until_close and exc is None:
+                call.done = True
+                call.sink.end_by_close()
+            elif stage == BODY:
+                call.fail("target_down", "stream", f"cut: {lost_detail(exc)} before the answer's end")
+            elif stage == HEAD:
+                call.fail("target_down", "first_byte", f"cut: {lost_detail(exc)} inside the answer's head")
+            else:
+                call.fail("target_down", self._phase(), f"{lost_detail(exc)} before any answer")
+        except Exception as error:
+            self._broke(call, error)
 
     # -- the parser's side: remember, deliver later
 
@@ -375,6 +386,11 @@ class Connection(asyncio.Protocol):
             if last and self._status == 200 and self._head_bytes == len(data) and self._keep_alive:
                 self._remember(data, len(last))
             self._conclude(call, data, last)
+
+    def _broke(self, call: "PooledCall", error: Exception) -> None:
+        """A fault of our own in this call: it ends here, and its connection with it."""
+        log.error("an upstream call was ended by a fault of ours: %s", fault_of(error))
+        call.fail("target_down", "stream" if self.streaming else "first_byte", "its answer could not be handled")
 
     def _malformed(self) -> None:
         """The parser stopped: either the message is broken, or it is whole and something unasked for follows it."""
