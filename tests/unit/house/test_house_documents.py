@@ -14,6 +14,8 @@ from house_tree import ROOT, parse, shown, tracked_files
 
 from potluck.model.resources import Timeouts
 from potluck.model.usage import TokenUsage
+from potluck.node import agent, commands, dialing, jobs, telling, unloading
+from potluck.node import standing as node_standing
 from potluck.policy import (
     affinity,
     breaker,
@@ -49,6 +51,8 @@ ROUTING = (
     machine_groups, machines, mix, nodes, prefix_blocks, retry, retry_after, selection, standing, registry, routing,
 )  # fmt: skip
 """modules of decisions, whose numbers are on the page of defaults"""
+AGENT = (agent, commands, dialing, jobs, node_standing, telling, unloading)
+"""the same of the agent; the owner's rules are on the page of a machine's settings"""
 TARGETS = ("install", "serve", "test", "test-long", "bench", "lint", "fmt", "lock", "clean")
 
 
@@ -127,8 +131,9 @@ def _written_out(module: ModuleType) -> dict[str, Any]:
     """The module's public constants that it writes as numbers, not as formulas over others."""
     found = {}
     for node in parse(Path(str(module.__file__))).body:
-        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
-            name, value = node.targets[0].id, getattr(module, node.targets[0].id)
+        target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
+        if isinstance(node, ast.Assign | ast.AnnAssign) and isinstance(target, ast.Name) and node.value is not None:
+            name, value = target.id, getattr(module, target.id)
             used = {part.id for part in ast.walk(node.value) if isinstance(part, ast.Name)}
             is_number = isinstance(value[0] if isinstance(value, tuple) else value, int | float | TokenUsage)
             if is_number and used <= {"TokenUsage"} and not name.startswith("_"):
@@ -141,7 +146,7 @@ def test_the_page_of_defaults_is_current() -> None:
     named = [(name, getattr(http1, name)) for name in dir(http1) if name.startswith(("MAX_", "DRAIN_"))]
     for struct in (PlaneLimits, Timeouts):
         named += [(field.name, field.default) for field in msgspec.structs.fields(struct)]
-    for module in ROUTING:
+    for module in ROUTING + AGENT:
         named += _written_out(module).items()
     page = (ROOT / "docs" / "reference" / "defaults.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| `(\w+)` \| ([^|]+) \|", page, re.MULTILINE)
