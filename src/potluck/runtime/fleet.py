@@ -4,7 +4,8 @@ Rules of this file
 - Routing hears at once: whether calls can go to a node, and how busy its models say they are. Only models of the stored
   offer are heard: a stranger's words make no state.
 - The store hears later, from one task (`run`): an announced offer at most once in `OFFER_EVERY_S` per node and only if
-  it differs, who is connected each `SEEN_EVERY_S`, clones and violations at most once in `REPORT_EVERY_S` per node.
+  it differs, from a node that changes it all the time in the end once in `OFFER_MOST_S`; who is connected each
+  `SEEN_EVERY_S`, clones and violations at most once in `REPORT_EVERY_S` per node.
 - Nothing here raises or waits on the hub's call.
 """
 
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("potluck.nodes")
 
 OFFER_EVERY_S: Final = 5.0
+OFFER_MOST_S: Final = 60.0
+"""each further change soon after the last one is waited with twice as long, up to this"""
 SEEN_EVERY_S: Final = 30.0
 REPORT_EVERY_S: Final = 60.0
 LOOK_S: Final = 0.2
@@ -52,6 +55,7 @@ class NodeNotes:
         "last_report",
         "load",
         "no_work",
+        "offer_every_s",
         "refusals",
         "reported_at",
         "rtt_ms",
@@ -74,6 +78,17 @@ class NodeNotes:
         self.last_probe_at_ms: int | None = None
         self.reported_at: dict[str, float] = {}
         self.stored_at = float("-inf")
+        self.offer_every_s = OFFER_EVERY_S
+
+    def offer_is_due(self, now: float) -> bool:
+        """What it announced may be stored by now (monotonic)."""
+        return now - self.stored_at >= self.offer_every_s
+
+    def offer_stored(self, now: float) -> None:
+        """One is about to be: how soon after the last decides how long the next one waits."""
+        soon = now - self.stored_at < 2 * self.offer_every_s
+        self.offer_every_s = min(2 * self.offer_every_s, OFFER_MOST_S) if soon else OFFER_EVERY_S
+        self.stored_at = now
 
 
 class Fleet:
@@ -198,7 +213,7 @@ class Fleet:
 
     async def _store_offers(self) -> None:
         now = time.monotonic()
-        due = [node_id for node_id in self._offers if now - self._notes(node_id).stored_at >= OFFER_EVERY_S]
+        due = [node_id for node_id in self._offers if self._notes(node_id).offer_is_due(now)]
         if not due:
             return
         from potluck.admin.errors import OperationError
@@ -206,7 +221,7 @@ class Fleet:
 
         for node_id in due:
             caps, agent = self._offers.pop(node_id)
-            self._notes(node_id).stored_at = time.monotonic()
+            self._notes(node_id).offer_stored(time.monotonic())
             offer = offer_of(caps)
 
             def store_offer(work: "Work", node_id: str = node_id, offer: Offer = offer, agent: str = agent) -> bool:
@@ -233,14 +248,15 @@ class Fleet:
             self._unapproved[node_id] = revision
 
     async def _store_reports(self) -> None:
-        reports, self._reports = self._reports, []
-        for node_id, event, detail in reports:
+        while self._reports:
+            node_id, event, detail = self._reports[0]
 
             def report(work: "Work", node_id: str = node_id, event: str = event, detail: str = detail) -> None:
                 known = self.snapshots.current.nodes.get(node_id)
                 work.audit(f"node.{event}", node_id, known.name if known is not None else "", detail=detail)
 
             await self._do(node_id, report)
+            del self._reports[0]
 
     async def _do(self, node_id: str, operation: "Callable[[Work], object]") -> None:
         known = self.snapshots.current.nodes.get(node_id)

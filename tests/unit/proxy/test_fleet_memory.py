@@ -1,5 +1,6 @@
 """What the fleet keeps of nodes, and for how long."""
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -7,7 +8,7 @@ from route_rig import World
 
 from potluck.admin.operations.nodes import EPHEMERAL_KEPT_S
 from potluck.model.node import CompiledNode, Offer
-from potluck.runtime.fleet import Fleet, offer_of
+from potluck.runtime.fleet import OFFER_EVERY_S, OFFER_MOST_S, Fleet, NodeNotes, offer_of
 from potluck.snapshot import Change
 from potluck.wire import link_messages as m
 
@@ -80,3 +81,40 @@ async def test_a_gateways_own_downtime_counts_against_no_ephemeral_node(monkeypa
     now += EPHEMERAL_KEPT_S
     await fleet.upkeep()
     assert done == ["seen", "seen", "forget_ephemeral"]
+
+
+def test_who_announces_something_else_all_the_time_is_heard_less_and_less_often() -> None:
+    """Each change is written, audited and compiled: a stranger's whims cost that once a minute, a person's at once."""
+    notes, now, stored = NodeNotes(), 0.0, []
+    while now < 3600.0:
+        if notes.offer_is_due(now):
+            notes.offer_stored(now)
+            stored.append(now)
+        now += 0.2
+    waits = [later - earlier for earlier, later in pairwise(stored)]
+    assert waits[:5] == pytest.approx([5, 10, 20, 40, 60], abs=0.4)
+    assert len(stored) < 66
+    now += 2 * OFFER_MOST_S
+    notes.offer_stored(now)
+    assert notes.offer_is_due(now + OFFER_EVERY_S)
+
+
+async def test_what_could_not_be_written_down_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full disk costs no report of a second machine with a node's key."""
+    made, told, full = World(), [], True
+    fleet = Fleet(None, None, Stored(made), made.registry)  # type: ignore[arg-type] — nothing is written here
+
+    async def do(node_id: str, operation: Any) -> None:
+        if full:
+            raise OSError("no space left on device")
+        told.append(node_id)
+
+    monkeypatch.setattr(fleet, "_do", do)
+    fleet.reported(NODE, "clone", "refused")
+    fleet.reported(NODE, "violation", "bad_frame")
+    with pytest.raises(OSError, match="no space"):
+        await fleet._store_reports()
+    full = False
+    await fleet._store_reports()
+    await fleet._store_reports()
+    assert told == [NODE, NODE]
