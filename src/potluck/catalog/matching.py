@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-_COMPACT_DATE = re.compile(r"^(.*-)(20\d{2})(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])$")
+_COMPACT_DATE = re.compile(r"^(.*-)(20\d{2})(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])\Z")
 
 
 class Rule(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True):

@@ -6,7 +6,7 @@ import time
 
 import click
 
-_LENGTH = re.compile(r"^(\d+(?:\.\d+)?)\s*(s|m|h|d|w)$")
+_LENGTH = re.compile(r"^(\d+(?:\.\d+)?)\s*(s|m|h|d|w)\Z")
 _UNIT_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
 

@@ -1,6 +1,8 @@
 """What a member of a document may look like, and how a value that does not fit is said in words.
 
-Rule: every form that more than one section or the admin API uses stands here, with the words that explain it.
+Rules
+- Every form that more than one section or the admin API uses stands here, with the words that explain it.
+- A pattern that documents show ends in `$(?!\\n)`, any other in `\\Z`: `$` alone lets a line feed through.
 """
 
 import difflib
@@ -11,11 +13,11 @@ from typing import Annotated
 import msgspec
 
 _NAME = msgspec.Meta(
-    pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$",
+    pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$(?!\n)",
     description="letters, digits, . _ - (at most 64, a letter or digit first)",
 )
 _MODEL_NAME = msgspec.Meta(
-    pattern=r"^[\x21-\x7e]{1,200}$", description="printable ASCII without spaces, at most 200 characters"
+    pattern=r"^[\x21-\x7e]{1,200}$(?!\n)", description="printable ASCII without spaces, at most 200 characters"
 )
 Name = Annotated[str, _NAME]
 """of a provider, credential, project or key"""
@@ -36,10 +38,10 @@ TYPE_NAMES = {
     "null": "null",
 }
 _BOUNDS = {">=": "at least", "<=": "at most", ">": "more than", "<": "less than"}
-_EXPECTED = re.compile(r"^Expected `([^`]+)`(?:( of length)? ([<>]=?) (\S+)|, got `([^`]+)`)$")
+_EXPECTED = re.compile(r"^Expected `([^`]+)`(?:( of length)? ([<>]=?) (\S+)|, got `([^`]+)`)\Z")
 _MEMBER_FAULTS = (
-    (re.compile(r"^Object missing required field `([^`]+)`$"), "{!r} is missing"),
-    (re.compile(r"^Object contains unknown field `([^`]+)`$"), "unknown member {!r}"),
+    (re.compile(r"^Object missing required field `([^`]+)`\Z"), "{!r} is missing"),
+    (re.compile(r"^Object contains unknown field `([^`]+)`\Z"), "unknown member {!r}"),
 )
 
 

@@ -9,7 +9,7 @@ import msgspec
 
 from potluck.model.secret import Secret
 
-_SIZE = re.compile(r"^(\d+)\s*([KMG]i?B?|B)?$", re.IGNORECASE)
+_SIZE = re.compile(r"^(\d+)\s*([KMG]i?B?|B)?\Z", re.IGNORECASE)
 _YES, _NO = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 
 

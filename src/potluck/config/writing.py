@@ -13,7 +13,7 @@ import msgspec
 from potluck.config.document import IDENTITY, CredentialEntry, Document, KeyEntry, ProviderEntry
 from potluck.model.secret import Secret
 
-_BARE_KEY = re.compile(r"^[A-Za-z0-9_-]+$")
+_BARE_KEY = re.compile(r"^[A-Za-z0-9_-]+\Z")
 
 
 def dump(document: Document) -> str:

@@ -9,8 +9,8 @@ _QUANTISATION = re.compile(
     r"(?=$|[-._:/ ])",
     re.IGNORECASE,
 )
-_DIGEST = re.compile(r"(?:^|[/\\])(?:sha256[-:]|blobs[/\\])([0-9a-f]{64})$")
-_HUB = re.compile(r"(?:^|[/\\])models--([^/\\]+?)--([^/\\]+)[/\\]snapshots[/\\]([0-9a-f]{7,64})(?:[/\\]|$)")
+_DIGEST = re.compile(r"(?:^|[/\\])(?:sha256[-:]|blobs[/\\])([0-9a-f]{64})\Z")
+_HUB = re.compile(r"(?:^|[/\\])models--([^/\\]+?)--([^/\\]+)[/\\]snapshots[/\\]([0-9a-f]{7,64})(?:[/\\]|\Z)")
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 _COUNT = re.compile(r"(\d+(?:\.\d+)?) ?([KMBT])", re.IGNORECASE)
 _SIZES = {"K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}

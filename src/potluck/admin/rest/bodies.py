@@ -27,9 +27,9 @@ Unset = msgspec.UnsetType
 UNSET = msgspec.UNSET
 Connections = Annotated[int, msgspec.Meta(ge=1, le=65_535)]
 Moment = Annotated[int, msgspec.Meta(ge=0, le=253_402_300_799_000, description="unix milliseconds")]
-_TAG = msgspec.Meta(pattern=r"^[\x20-\x7e]{1,64}$", description="printable ASCII, at most 64 characters")
+_TAG = msgspec.Meta(pattern=r"^[\x20-\x7e]{1,64}$(?!\n)", description="printable ASCII, at most 64 characters")
 Tag = Annotated[str, _TAG]
-PATTERNS = (_TAG, msgspec.Meta(pattern=r"^[\x21-\x7e]*$", description="what a list gave as `next_cursor`"))
+PATTERNS = (_TAG, msgspec.Meta(pattern=r"^[\x21-\x7e]*$(?!\n)", description="what a list gave as `next_cursor`"))
 """What callers' own patterns mean, for messages."""
 ProviderKey = Annotated[str, msgspec.Meta(min_length=1, max_length=8192, description="a secret; never shown again")]
 Models = Annotated[tuple[ModelName, ...], msgspec.Meta(max_length=1000)]

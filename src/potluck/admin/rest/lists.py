@@ -18,7 +18,7 @@ MAX_LIMIT = 1000
 Limit = Annotated[int, QueryParameter(ge=1, le=MAX_LIMIT, description="objects in one page")]
 Cursor = Annotated[
     str | None,
-    QueryParameter(max_length=300, description="`next_cursor` of the page before", pattern=r"^[\x21-\x7e]*$"),
+    QueryParameter(max_length=300, description="`next_cursor` of the page before", pattern=r"^[\x21-\x7e]*$(?!\n)"),
 ]
 
 

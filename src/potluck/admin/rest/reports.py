@@ -28,7 +28,7 @@ from potluck.store import tables as t
 
 T = TypeVar("T")
 
-_LENGTH = re.compile(r"^(\d{1,6})([smhdw])$")
+_LENGTH = re.compile(r"^(\d{1,6})([smhdw])\Z")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 NAMED = {"key": t.api_keys, "project": t.projects, "provider": t.providers}
 """dimensions of a report whose values are ids that have names"""
