@@ -78,9 +78,17 @@ def test_every_step_is_said(text: str) -> None:
 
 
 def test_the_token_is_in_no_argument(text: str) -> None:
-    """The token goes to the agent by its environment, and leaves it again."""
-    assert "$env:POTLUCK_JOIN_TOKEN = $Token" in text
-    assert "Remove-Item Env:\\POTLUCK_JOIN_TOKEN" in text
+    """The token goes to the agent by its environment, and to no other program that the script runs."""
+    gone, given = (
+        "Remove-Item Env:\\POTLUCK_JOIN_TOKEN -ErrorAction SilentlyContinue",
+        "$env:POTLUCK_JOIN_TOKEN = $Token",
+    )
+    begun = text.index("function Install-Node {")
+    assert begun < text.index(gone) < text.index("Test-Origin", begun)
+    lines = [line.strip() for line in text.splitlines()]
+    at = lines.index(given)
+    assert lines[at + 1].startswith("Invoke-Program $Potluck")
+    assert lines[at + 2] == gone
     assert not re.search(r"Arguments.*\$Token|'--token'", text)
 
 

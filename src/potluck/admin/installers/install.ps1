@@ -161,6 +161,8 @@ function Uninstall-Node {
 }
 
 function Install-Node {
+    # it is in $Token now: no other program that is run here inherits it
+    Remove-Item Env:\POTLUCK_JOIN_TOKEN -ErrorAction SilentlyContinue
     Test-Origin
     $enrolled = Test-Path (Join-Path $NodeHome 'node.json')
     if (-not $enrolled -and -not $Token -and -not $DryRun) {
@@ -205,6 +207,7 @@ function Install-Node {
             }
             $env:POTLUCK_JOIN_TOKEN = $Token
             Invoke-Program $Potluck $arguments 'this machine was not enrolled: the lines above say why'
+            Remove-Item Env:\POTLUCK_JOIN_TOKEN -ErrorAction SilentlyContinue
         }
         if ($NoService) {
             Write-Output "No task was installed. Start the agent with: $Potluck node run"
