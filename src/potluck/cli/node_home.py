@@ -89,6 +89,13 @@ def order(home: "Home", action: str, for_s: float | None = None) -> dict[str, An
     return _ask(home, "POST", f"/control/{action}", {} if for_s is None else {"for_s": for_s})
 
 
+def links_shown(links: list[dict[str, Any]]) -> str:
+    """The report's links in words."""
+    up = [each for each in links if each["up"]]
+    rtts = ", ".join(f"{each['rtt_ms']:g} ms" for each in up if each["rtt_ms"] is not None)
+    return (f"{len(up)} up" + (f", there and back in {rtts}" if rtts else "")) if up else "none is up"
+
+
 def page_url(home: "Home") -> str | None:
     """The page's address that lets its owner give orders; None where no agent runs."""
     running = home.running()

@@ -11,7 +11,7 @@ def report(agent: Agent) -> dict[str, Any]:
     """Times are unix seconds; what is not known is None."""
     loop_now = agent.loop.time()
     standing, jobs, offers = agent.standing, agent.jobs, agent.offers
-    until = standing.decision.until_s if not standing.decision.serve else None
+    until = standing.decision.until_s if agent.links.up and not standing.decision.serve else None
     engines, states = agent.loads()
     return {
         "node": agent.enrolled.node,

@@ -125,7 +125,7 @@ def decide(settings: NodeSettings, facts: Facts, wish: Wish, memory: Memory, now
         objections += _idle(settings, facts, memory, presence, quiet_s, now_s)
     memory = _left(settings, objections, memory, now_s)
     if not memory.serving and now_s < memory.rest_until_s:
-        reason = "it gave the machine back to its owner, and rests before it serves again"
+        reason = "it gave the machine back to its owner, and rests; potluck node resume ends that"
         objections.append(_Objection("soon", "owner_active", reason, memory.rest_until_s))
     if not objections:
         reason = "it serves: nobody uses this machine" if presence == "idle" else "it serves"

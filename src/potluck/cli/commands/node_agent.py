@@ -7,7 +7,16 @@ from typing import Any
 import click
 
 from potluck.cli.failure import Failure
-from potluck.cli.node_home import engine_keys, failing, node_home_option, open_home, order, page_url, read_settings
+from potluck.cli.node_home import (
+    engine_keys,
+    failing,
+    links_shown,
+    node_home_option,
+    open_home,
+    order,
+    page_url,
+    read_settings,
+)
 from potluck.cli.node_home import report_of as ask_report
 from potluck.cli.output import when
 from potluck.cli.session import Command, Session, current
@@ -97,7 +106,8 @@ def status(page: bool, home: str | None) -> int:
     said = ask_report(files)
     if said is None:
         enrolled = files.enrolled()
-        why = "it has not joined a gateway" if enrolled is None else "no agent runs: potluck node run"
+        start = "potluck node run; to start it with the machine: potluck node install-service"
+        why = "it has not joined a gateway: potluck node join URL" if enrolled is None else f"no agent runs: {start}"
         if session.json:
             session.output.data({"state": "stopped", "reason": why})
         else:
@@ -191,12 +201,11 @@ def _show(session: Session, said: dict[str, Any]) -> None:
         return
     until = f" (until {when(said['until'] * 1000)})" if said["until"] else ""
     output.line(f"{said['name']}: {said['state']}; {said['reason']}{until}")
-    rtts = [f"{each['rtt_ms']:g} ms" if each["rtt_ms"] is not None else "up" for each in said["links"] if each["up"]]
     output.facts(
         [
             ("gateway", said["gateway"]),
             ("mode", ",".join(said["mode"])),
-            ("links", ", ".join(rtts) or "none"),
+            ("links", links_shown(said["links"])),
             ("slots", f"{said['running']} of {said['slots']} in use, {said['waiting']} waiting"),
             ("requests", _counts(said["ends"])),
             ("refused", _counts(said["refusals"])),
