@@ -1,12 +1,16 @@
 """A node that means harm, against a data plane with a hub: what it sends costs its own link time, and nobody else's."""
 
 import asyncio
+import contextlib
+import ipaddress
 from pathlib import Path
 
+import pytest
 from hub_rig import hub_gateway
 
 from potluck.conformance.node_plays import NodeCall
 from potluck.wire import link_frames as f
+from potluck.wire import link_messages as m
 
 FRAMES = 40_000
 PER_TURN = 2_000
@@ -45,3 +49,19 @@ async def test_many_small_frames_do_not_hold_up_the_event_loop(tmp_path: Path):
                 assert (await caller.read()).status == status
         assert 0 < most < PER_TURN
         assert node.links
+
+
+async def test_a_stranger_behind_the_proxy_shuts_out_no_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Who has not proved itself is counted by the address that the trusted proxy saw, not by the proxy's."""
+    monkeypatch.setattr("potluck.hub.links.MAX_UNPROVEN_PER_PREFIX", 2)
+    dialled = [("203.0.113.1", 101), ("203.0.113.2", 101), ("203.0.113.3", 503), ("198.51.100.1", 101)]
+    async with hub_gateway(tmp_path) as gateway, contextlib.AsyncExitStack() as stack:
+        gateway.links._trusted = [ipaddress.ip_network("127.0.0.0/8")]
+        for address, status in dialled:
+            caller = await stack.enter_async_context(gateway.caller())
+            await caller.send(
+                f"GET /node/v1/link HTTP/1.1\r\nHost: {gateway.host}:{gateway.port}\r\nUpgrade: websocket\r\n"
+                "Connection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n"
+                f"Sec-WebSocket-Protocol: {m.SUBPROTOCOL}\r\nX-Forwarded-For: {address}\r\n\r\n".encode()
+            )
+            assert (await caller.read_head()).status == status

@@ -2,6 +2,7 @@
 
 Rules of this file
 - Connections that have not proved themselves are few, in all and per address prefix; the rest is refused with 503.
+  Through a trusted proxy it is the prefix of who dialled the proxy, so that one stranger does not shut out all nodes.
 - One sweep, ten times a second, does everything that waits for time: deadlines of calls, a new snapshot, and each
   link's own tick once a second. No link and no call has a timer.
 - The snapshot says which nodes there are. One that is gone from it loses its links with `revoked`; one that nobody has
@@ -11,10 +12,11 @@ Rules of this file
 
 import asyncio
 import http
+import ipaddress
 import secrets
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
 from potluck.hub.call import HubCall
@@ -23,6 +25,7 @@ from potluck.hub.session import Session
 from potluck.model.snapshot import CompiledTarget, RequestHead, Snapshot
 from potluck.ports import Call, Failure, NodeEvents, Sink, SnapshotSource
 from potluck.wire import link_messages as m
+from potluck.wire.address import speaker_prefix
 from potluck.wire.link_handshake import Party
 
 if TYPE_CHECKING:
@@ -55,8 +58,12 @@ class Links:
         verify: Verifies,
         origin_of: OriginOf,
         terms: m.Welcome | None = None,
+        trusted_proxies: Sequence[str] = (),
     ) -> None:
-        """`sign`: by the gateway's own key. `terms`: windows and heartbeat, if not the defaults."""
+        """`sign`: by the gateway's own key. `terms`: windows and heartbeat, if not the defaults.
+
+        `trusted_proxies`: networks of those whose `X-Forwarded-For` is believed.
+        """
         self.loop = loop
         self.snapshots = snapshots
         self.events = events
@@ -73,6 +80,7 @@ class Links:
         self._sign = sign
         self._verify = verify
         self._origin_of = origin_of
+        self._trusted = [ipaddress.ip_network(each) for each in trusted_proxies]
         self._parties: dict[str, Party] = {}
         self._sockets: set[NodeSocket] = set()
         self._joining: dict[NodeSocket, Session] = {}
@@ -195,6 +203,10 @@ class Links:
         }
 
     # --- `hub.socket.Door`
+
+    def speaker(self, peername: object, forwarded: list[str]) -> str:
+        """Address prefix of who dials, be it through a trusted proxy."""
+        return speaker_prefix(peername, forwarded, self._trusted)
 
     def admit(self, socket: "NodeSocket", host: str) -> Session:
         """A WebSocket. Raises `Refused`."""

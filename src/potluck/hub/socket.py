@@ -81,6 +81,9 @@ class Ear(Protocol):
 class Door(Protocol):
     """Lets connections in."""
 
+    def speaker(self, peername: object, forwarded: list[str]) -> str:
+        """Address prefix of who dials, be it through a trusted proxy."""
+
     def admit(self, socket: "NodeSocket", host: str) -> Ear:
         """A handshake that is in order. Raises `Refused`."""
 
@@ -286,6 +289,8 @@ class NodeSocket(asyncio.Protocol):
                 hosts = request.headers.get_all("Host")
                 if len(hosts) != 1:
                     raise Refused(http.HTTPStatus.BAD_REQUEST, "exactly one Host is needed")
+                forwarded = request.headers.get_all("X-Forwarded-For")
+                self.peer = self._door.speaker(self.transport.get_extra_info("peername"), forwarded)
                 self._ear = self._door.admit(self, hosts[0])
                 self.deadline = FOREVER  # from here on the core has the deadlines
             except Refused as refused:

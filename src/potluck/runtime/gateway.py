@@ -187,6 +187,7 @@ class Gateway:
             sign=GatewayIdentity(first.vault).sign,
             verify=verify,
             origin_of=self._origin_of,
+            trusted_proxies=settings.trusted_proxies,
         )
         self.fleet.in_force = self.links.in_force
         self.fleet_readings = FleetReadings(self.links, self.fleet)
