@@ -9,6 +9,9 @@ Rules
 - `version` rises whenever a lane becomes ready or ceases to be: who has looked at lanes need not look before that.
 - Only a breaker is ever passed over as the last way out; a parked or dead key, and a node that is away, would refuse
   for certain.
+- What is known of a machine follows its node's stored offer (`offered`), and goes with the node (`gone`).
+
+Long since lanes, places, keys and machines hang together: to drop or to clear one of them touches the others.
 """
 
 import logging
