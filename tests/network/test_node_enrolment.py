@@ -50,7 +50,11 @@ class Enroller:
         raw = await reader.readexactly(int(fields.get("content-length", "0")))
         body = json.loads(raw) if raw else None
         self.seen.append((method, path, body))
-        status, said = self.answer(method, path, body)
+        try:
+            status, said = self.answer(method, path, body)
+        except ConnectionResetError:
+            writer.transport.abort()
+            return
         content = self.raw if self.raw is not None else b"" if said is None else json.dumps(said).encode()
         writer.write(
             f"HTTP/1.1 {status} x\r\nconnection: close\r\n{self.headers}content-length: {len(content)}\r\n\r\n".encode()
@@ -83,6 +87,32 @@ async def test_joining_signs_what_the_contract_says(enroller: Enroller) -> None:
     assert kept.gateway_key == to_text(PINNED.public)
     assert kept.max_price is not None
     assert all(TOKEN.reveal() not in path for _, path, _ in enroller.seen)
+
+
+async def test_a_lost_answer_is_asked_for_again(enroller: Enroller) -> None:
+    """When the connection breaks after the token was sent, the same key and proof go out once more."""
+    identity, lost = Identity(fresh_key()), iter((True,))
+    honest = enroller.answer
+
+    def answer(method: str, path: str, body: Any) -> tuple[int, Any]:
+        if method == "POST" and next(lost, False):
+            raise ConnectionResetError
+        return honest(method, path, body)
+
+    enroller.answer = answer
+    kept, _, _ = await asyncio.to_thread(Gateway(enroller.url).enroll, TOKEN, identity, "lab-1")
+    assert kept.node == "node_1"
+    first, second = (body for method, _, body in enroller.seen if method == "POST")
+    assert first == second
+
+
+async def test_a_refusal_is_not_asked_for_again(enroller: Enroller) -> None:
+    """What the gateway has answered stands."""
+    honest = enroller.answer
+    enroller.answer = lambda method, path, body: (401, {}) if method == "POST" else honest(method, path, body)
+    with pytest.raises(EnrolmentError, match="HTTP 401"):
+        await asyncio.to_thread(Gateway(enroller.url).enroll, TOKEN, Identity(fresh_key()), "lab-1")
+    assert [method for method, _, _ in enroller.seen] == ["GET", "POST"]
 
 
 async def test_rotating_and_leaving_prove_the_key(enroller: Enroller) -> None:

@@ -102,21 +102,22 @@ class Gateway:
             public,
             sha256(token.reveal().encode()).digest(),
         )
-        joined = self._call(
-            "POST",
-            ENROLL_PATH,
-            {
-                "token": token.reveal(),
-                "public_key": to_text(public),
-                "name": name,
-                "challenge": offer.challenge,
-                "proof": to_text(identity.sign(under)),
-                "agent": AGENT,
-                "os": sys.platform,
-                "arch": platform.machine().lower(),
-            },
-            Joined,
-        )
+        body = {
+            "token": token.reveal(),
+            "public_key": to_text(public),
+            "name": name,
+            "challenge": offer.challenge,
+            "proof": to_text(identity.sign(under)),
+            "agent": AGENT,
+            "os": sys.platform,
+            "arch": platform.machine().lower(),
+        }
+        try:
+            joined = self._call("POST", ENROLL_PATH, body, Joined)
+        except EnrolmentError as error:
+            if error.connected:
+                raise
+            joined = self._call("POST", ENROLL_PATH, body, Joined)  # the token may be spent and the answer lost
         if joined.origin != self.origin or joined.gateway_key != offer.gateway_key:
             raise EnrolmentError(f"{self.url} changed its identity while this machine joined: try again")
         enrolled = Enrolled(

@@ -2,11 +2,12 @@
 
 Rules
 - The token is spent in the transaction that makes the node: of two machines that race for the last use, one wins.
+- A machine whose answer was lost asks again with the same token and key, and gets it: nothing is spent twice.
 - Who has no good token learns nothing: unknown, expired, used up and revoked are one answer. So are an unknown node, a
   key that is not its own, and a signature that does not fit.
 - A challenge is not remembered. It only says that a signature is younger than `CHALLENGE_KEPT_S`; to replay one within
-  that time gains nothing: enrolling again meets its own public key, which enrols once, rotating again asks for the key
-  that is in force already, and a node that left is gone. Origin and purpose are under the signature, so that it is good
+  that time gains nothing: enrolling again gives the answer that was given, rotating again asks for the key that is in
+  force already, and a node that left is gone. Origin and purpose are under the signature, so that it is good
   nowhere else and for nothing else.
 """
 
@@ -45,10 +46,11 @@ STRANGER = Actor("stranger", "stranger", "")
 
 
 class Enrolled(msgspec.Struct, frozen=True, kw_only=True):
-    """What a machine has to know about itself; `row` is the node's, `organisation` a name."""
+    """What a machine has to know about itself; `row` is the node's, `organisation` a name; `again`: told before."""
 
     row: Row
     organisation: str
+    again: bool = False
 
     @property
     def max_price(self) -> NodePrice | None:
@@ -116,10 +118,13 @@ def check_applicant(vault: Vault, applicant: Applicant, now_s: float) -> None:
 def enrol(applicant: Applicant) -> Callable[[Work], Enrolled]:
     """The operation that spends the token and makes the node, once `check_applicant` has passed.
 
-    It raises 401 for a token that is not good, 409 when the key is enrolled.
+    It raises 401 for a token that is not good, 409 when the key is enrolled by another one.
     """
 
     def run(work: Work) -> Enrolled:
+        known = _enrolled_by(work, applicant)
+        if known is not None:
+            return Enrolled(row=known, organisation=_organisation(work, known["organisation_id"]), again=True)
         token = _spent(work, applicant.token)
         work.actor = Actor(token["id"], token["name"], token["organisation_id"])
         if _key_is_known(work, applicant.public_key):
@@ -142,8 +147,7 @@ def enrol(applicant: Applicant) -> Callable[[Work], Enrolled]:
         )
         work.touch(nodes=[row["id"]])
         work.audit("node.enrol", row["id"], row["name"], token=token["name"], state=row["state"], agent=row["agent"])
-        names = sa.select(t.organisations.c.name).where(t.organisations.c.id == work.organisation_id)
-        return Enrolled(row=row, organisation=str(work.connection.execute(names).scalar()))
+        return Enrolled(row=row, organisation=_organisation(work, work.organisation_id))
 
     return run
 
@@ -220,6 +224,23 @@ def proof_of(text: str, where: str = "proof") -> bytes:
 
 def _challenge_hash(vault: Vault, at: str) -> str:
     return blake2b(at.encode(), digest_size=16, key=vault.pepper, person=b"node challenge").hexdigest()
+
+
+def _enrolled_by(work: Work, applicant: Applicant) -> Row | None:
+    """The live node that this key became by this token, however much of the token is left."""
+    spent = sa.select(t.join_tokens.c.id).where(t.join_tokens.c.hash == work.vault.hash(applicant.token.encode()))
+    return work.row(
+        sa.select(t.nodes).where(
+            t.nodes.c.public_key == applicant.public_key,
+            t.nodes.c.join_token_id == spent.scalar_subquery(),
+            t.nodes.c.revoked_at_ms.is_(None),
+        )
+    )
+
+
+def _organisation(work: Work, organisation_id: str) -> str:
+    names = sa.select(t.organisations.c.name).where(t.organisations.c.id == organisation_id)
+    return str(work.connection.execute(names).scalar())
 
 
 def _spent(work: Work, token: str) -> Row:

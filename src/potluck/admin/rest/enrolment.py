@@ -9,10 +9,11 @@ import time
 from base64 import urlsafe_b64encode
 
 import msgspec
-from litestar import Router, get, post
+from litestar import Response, Router, get, post
 from litestar.datastructures import State
 from litestar.exceptions import TooManyRequestsException
 from litestar.handlers import BaseRouteHandler
+from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import JSONBody
 
 from potluck.admin.errors import OperationError
@@ -59,6 +60,9 @@ class EnrolledNode(msgspec.Struct, frozen=True, kw_only=True):
     max_models: int | None
 
 
+TOLD_AGAIN = ResponseSpec(EnrolledNode, description="The answer was lost: here it is again", generate_examples=False)
+
+
 class RotatedKey(msgspec.Struct, frozen=True):
     key: str
 
@@ -97,10 +101,15 @@ async def enrolment_terms(request: AdminRequest, state: State) -> EnrolmentTerms
     opt=PUBLIC,
     guards=[limit_tries],
     request_max_body_size=MAX_BODY_BYTES,
-    responses=described(409, 413, 421, 429),
+    responses={200: TOLD_AGAIN, **described(409, 413, 421, 429)},
 )
-async def enrol(request: AdminRequest, control: FromGateway, state: State, data: JSONBody[Enrol]) -> EnrolledNode:
-    """Enrol a machine by a join token. Its own public key is how it is known from now on."""
+async def enrol(
+    request: AdminRequest, control: FromGateway, state: State, data: JSONBody[Enrol]
+) -> Response[EnrolledNode]:
+    """Enrol a machine by a join token. Its own public key is how it is known from now on.
+
+    The same token and key once more: 200, with what was answered; nothing is spent.
+    """
     deps: Deps = state.deps
     applicant = enrolment.Applicant(
         token=data.token,
@@ -116,7 +125,7 @@ async def enrol(request: AdminRequest, control: FromGateway, state: State, data:
     enrolment.check_applicant(deps.vault, applicant, time.time())
     made = await control.do(enrolment.STRANGER, enrolment.enrol(applicant))
     row = made.row
-    return EnrolledNode(
+    enrolled = EnrolledNode(
         node=row["id"],
         name=row["name"],
         key=row["key_id"],
@@ -129,6 +138,7 @@ async def enrol(request: AdminRequest, control: FromGateway, state: State, data:
         max_price=made.max_price,
         max_models=row["max_models"],
     )
+    return Response(enrolled, status_code=200 if made.again else 201)
 
 
 @post(
