@@ -3,6 +3,7 @@
 import asyncio
 import json
 import ssl
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -315,6 +316,31 @@ async def test_a_drain_of_the_gateway_ends_when_it_says(engine: FakeEngine, tmp_
         rig.gateway.pump()
         await rig.ready()
         assert (await rig.gateway.open(CHAT, asked()).over()).end == "ended"
+
+
+async def test_orders_while_the_gpu_is_being_freed_cost_nothing(
+    engine: FakeEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is said meanwhile is looked at after it; nothing turns round and round until then."""
+    begun, done = asyncio.Event(), asyncio.Event()
+
+    async def slowly(*_: object) -> list[str]:
+        begun.set()
+        await done.wait()
+        return []
+
+    async with rigged(tmp_path, owner(engine)) as rig:
+        await rig.ready()
+        monkeypatch.setattr(rig.machine, "free", slowly)
+        rig.agent.pause()
+        await begun.wait()
+        rig.agent.pause()
+        spent_s = time.thread_time()
+        await asyncio.sleep(0.3)
+        assert time.thread_time() - spent_s < 0.15
+        done.set()
+        rig.agent.resume()
+        await rig.ready()
 
 
 async def test_a_later_drain_is_not_ended_by_an_earlier_ones_time(engine: FakeEngine, tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 import http.client
 import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlencode
 
@@ -122,7 +121,3 @@ def _ask(home: "Home", method: str, path: str, form: dict[str, float] | None = N
         raise Failure(f"the agent at port {running.port} does not answer: {error}", NO_CONNECTION) from None
     finally:
         connection.close()
-
-
-def settings_file(home: "Home") -> Path:
-    return home.path / "settings.json"

@@ -133,7 +133,7 @@ class Agent:
         self._facts = Facts()
         self._told_serving = False
         self._will_apply = False
-        self._stopping = False
+        self._leaves = asyncio.Event()
         self._stop = asyncio.Event()
         self._look = asyncio.Event()
         self._heartbeat_at = 0.0
@@ -153,6 +153,11 @@ class Agent:
         if not self.serves:
             return "paused"
         return "ready" if self.telling.in_force else "pending"
+
+    @property
+    def _stopping(self) -> bool:
+        """Told to stop; what runs may end."""
+        return self._leaves.is_set()
 
     @property
     def serves(self) -> bool:
@@ -195,7 +200,7 @@ class Agent:
         """Let what runs end within `STOP_S`, then end `run`. A second time: at once."""
         if self._stopping:
             self._stop.set()
-        self._stopping = True
+        self._leaves.set()
         self._apply()
         self._look.set()
 
@@ -298,9 +303,7 @@ class Agent:
             self._pool.sweep(self.loop.time())
 
     async def _until_stopped(self) -> None:
-        while not self._stopping:
-            await self._look.wait()
-            await asyncio.sleep(0)
+        await self._leaves.wait()
         for link in self.links.up:
             link.core.drain(m.Drain("stop", STOP_S, reason="the agent stops"))
         self.links.pump()

@@ -111,8 +111,6 @@ class Link:
         """of the welcome, by the loop's clock"""
         self.going = asyncio.Event()
         """it takes no new streams: another one may be dialled"""
-        self.drained = False
-        """the gateway asked, over this link, for no more work"""
         self._goaway: m.Goaway | None = None
         self._fault: Ended | None = None
         self._closing_since = 0.0

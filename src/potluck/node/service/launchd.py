@@ -11,8 +11,6 @@ from potluck.node.service.steps import LOG, Command, Job, Remove, Run, ServiceSt
 
 LABEL = "org.potluck.node"
 DAEMONS = Path("/Library/LaunchDaemons")
-NOT_LOADED = frozenset({3, 5, 36, 113})
-"""exit statuses of `launchctl bootout` for what is not there"""
 
 
 def plist(job: Job) -> str:
