@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import time
 from collections.abc import Callable
 from typing import Any
@@ -48,7 +49,8 @@ def test_a_token_is_printed_with_what_to_paste(ok: Ok, gateway: dict[str, str]) 
     assert len(secret) == 50
     assert f"curl -fsSL {url}/install.sh | POTLUCK_JOIN_TOKEN={secret} sh" in said
     assert f"potluck node join {url} --token {secret}" in said
-    assert any(line.startswith("$env:POTLUCK_JOIN_TOKEN = ") and "install.ps1" in line for line in said)
+    windows = f"$env:POTLUCK_JOIN_TOKEN = '{secret}'; irm {url}/install.ps1 -OutFile install.ps1; "
+    assert windows + "powershell -ExecutionPolicy Bypass -File install.ps1" in said
     assert "for others: potluck serve --host 0.0.0.0 --public-url URL" in said[-1]
     assert secret not in ok("nodes", "token", "list", "--json")
 
@@ -150,7 +152,13 @@ def test_what_is_seen_of_a_node_is_shown(ok: Ok, join: Callable[..., Machine], m
     )
     model = OfferedModel("ollama", "llama3.2:3b", quantization="Q4_K_M", context_tokens=8192, price=NodePrice(1000, 0))
     real = node_views.node_view
-    offer = msgspec.json.encode(Offer(models=(model,), engines=(("ollama", "ollama", "0.9"),)))
+    engines = (
+        ("ollama", "ollama", "0.9"),
+        ("a", "openai_compatible", ""),
+        ("b", "llama_cpp", "1"),
+        ("c", "my_own", ""),
+    )
+    offer = msgspec.json.encode(Offer(models=(model,), engines=engines))
 
     def shown(row: Any, _: Any) -> Any:
         return real({**row, "offer": offer.decode()}, reading)  # type: ignore[arg-type]
@@ -163,9 +171,11 @@ def test_what_is_seen_of_a_node_is_shown(ok: Ok, join: Callable[..., Machine], m
         "round trip 0.4 ms · 2 calls",
         "2 running, 1 waiting",
         "answered in 40 ms (20",
-        "ollama 0.9",
+        "ollama 0.9, openai-compatible, llama.cpp 1, my-own",
     ):
         assert part in text, part
+    assert re.search(r"(?m)^last seen: +now$", text)
+    assert "at the machine" not in text
     table = next(line for line in lines if line.startswith("llama3.2:3b"))
     assert table.split() == ["llama3.2:3b", "ollama", "Q4_K_M", "8,192", "0.000001", "0", "812", "31", "2", "-"]
     assert [line.split()[0] for line in lines if line.endswith(("paused by its owner", "drained", "busy"))] == [
@@ -174,6 +184,11 @@ def test_what_is_seen_of_a_node_is_shown(ok: Ok, join: Callable[..., Machine], m
         "3",
     ]
     assert "paused by its owner: in use" in ok("nodes", "list")
+    assert " now " in ok("nodes", "list")
+    for presence, words in (("active", "somebody is there"), ("idle", "nobody is there"), ("unknown", None)):
+        reading = NodeReading(stands="", connected=True, presence=presence)
+        assert (words is not None) == ("at the machine" in (said := ok("nodes", "show", "lab-1")))
+        assert (words or "") in said
     reading = NodeReading(stands="not connected", since_ms=1_700_000_000_000)
     assert "not connected since 2023-11-1" in ok("nodes", "list")
 

@@ -1,7 +1,7 @@
 """`potluck nodes …` and `potluck nodes token …`: machines that joined, from the operator's side."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 from urllib.parse import urlsplit
 
 import click
@@ -11,8 +11,11 @@ from potluck.cli.number import Number
 from potluck.cli.output import count, when
 from potluck.cli.session import Group, Session, current
 from potluck.cli.times import length_s
+from potluck.model.engine import EngineKind
 
 _USD = Number(0, 1_000_000)
+_PRESENCE = {"active": "somebody is there", "idle": "nobody is there"}
+_ENGINES = {kind.replace(".", "_").replace("-", "_"): kind for kind in get_args(EngineKind)}
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
@@ -50,7 +53,7 @@ def list_(everything: bool) -> None:
             "models": [model["name"] for model in each["models"]],
             "running": (each["live"] or {}).get("running"),
             "whose": _whose(each),
-            "seen": when(each["last_seen_at_ms"]),
+            "seen": _seen(each),
         }
         for each in found
     ]
@@ -88,10 +91,10 @@ def show(ref: str) -> None:
             ("at most", _terms(node)),
             ("system", " ".join(part for part in (node["os"], node["arch"]) if part)),
             ("agent", node["agent"]),
-            ("engines", [f"{each['kind']} {each['version']}".strip() for each in node["engines"]]),
+            ("engines", [f"{_engine(each['kind'])} {each['version']}".strip() for each in node["engines"]]),
             ("links", [_link(each) for each in live.get("links", ())]),
             ("reconnects", live.get("reconnects")),
-            ("its owner", live.get("presence")),
+            ("at the machine", _PRESENCE.get(live.get("presence"))),
             ("slots", node["slots"]),
             ("calls", _calls(live)),
             ("last probe", _probe(live)),
@@ -99,7 +102,7 @@ def show(ref: str) -> None:
             ("key", node["key"]),
             ("old key until", when(node["previous_until_ms"])),
             ("joined", when(node["created_at_ms"])),
-            ("last seen", when(node["last_seen_at_ms"]) or "never"),
+            ("last seen", _seen(node) or "never"),
             ("revoked", when(node["revoked_at_ms"])),
         ]
     )
@@ -268,7 +271,7 @@ def _print_token(session: Session, made: dict[str, Any]) -> None:
     output.line("on Windows, in PowerShell:")
     output.line(
         f"$env:POTLUCK_JOIN_TOKEN = '{secret}'; irm {url}/install.ps1 -OutFile install.ps1; "
-        f".\\install.ps1{' -Insecure' if plain else ''}"
+        f"powershell -ExecutionPolicy Bypass -File install.ps1{' -Insecure' if plain else ''}"
     )
     output.line("where potluck is installed:")
     output.line(f"potluck node join {url} --token {secret}{' --insecure' if plain else ''}")
@@ -297,6 +300,16 @@ def _stands(node: Mapping[str, Any]) -> str:
     """Its state in a line."""
     since = when((node["live"] or {}).get("since_ms") or node["last_seen_at_ms"])
     return f"{node['standing']} since {since}" if node["standing"] == "not connected" and since else node["standing"]
+
+
+def _seen(node: Mapping[str, Any]) -> str | None:
+    """When it was here last: what is stored of that is up to half a minute old."""
+    return "now" if (node["live"] or {}).get("connected") else when(node["last_seen_at_ms"])
+
+
+def _engine(kind: str) -> str:
+    """Its name, out of the word that stands for it on the link."""
+    return _ENGINES.get(kind, kind.replace("_", "-"))
 
 
 def _whose(each: Mapping[str, Any]) -> str:
