@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import ipaddress
+import json
 from pathlib import Path
 
 import pytest
@@ -65,3 +66,33 @@ async def test_a_stranger_behind_the_proxy_shuts_out_no_node(tmp_path: Path, mon
                 f"Sec-WebSocket-Protocol: {m.SUBPROTOCOL}\r\nX-Forwarded-For: {address}\r\n\r\n".encode()
             )
             assert (await caller.read_head()).status == status
+
+
+async def test_a_node_is_not_paid_for_what_it_cannot_have_done(tmp_path: Path):
+    """A trillion tokens in an answer of a few bytes, plain or streamed: recorded is what sizes and time allow."""
+    counts = {"prompt_tokens": 10**12, "completion_tokens": 10**12, "total_tokens": 2 * 10**12}
+    choice = {"index": 0, "finish_reason": "stop"}
+    said = {"id": "x", "object": "chat.completion", "created": 1, "model": "hostile", "usage": counts}
+    plain = json.dumps({**said, "choices": [{**choice, "message": {"role": "assistant", "content": "hi"}}]})
+    chunk = json.dumps({**said, "choices": [{**choice, "delta": {"role": "assistant", "content": "hi"}}]})
+    async with hub_gateway(tmp_path) as gateway:
+        node = await gateway.node(models=["plain", "streamed"])
+
+        async def lies(call: NodeCall) -> None:
+            streams = call.asked.get("stream")
+            call.job.accept()
+            call.job.head(200, [("content-type", "text/event-stream" if streams else "application/json")])
+            call.job.data((f"data: {chunk}\n\ndata: [DONE]\n\n" if streams else plain).encode())
+            call.job.end()
+            node.pump(call.job)
+
+        for model in node.models:
+            node.plays[model] = lies
+            async with gateway.caller(timeout_s=10) as caller:
+                await caller.send(gateway.request(model, stream=model == "streamed"))
+                assert (await caller.read()).status == 200
+            record = await gateway.record(model)
+            assert record.usage is not None
+            assert record.usage.estimated
+            assert record.usage.input_tokens < 20_000
+            assert record.usage.output_tokens < 11_000

@@ -20,7 +20,7 @@ import msgspec
 
 from potluck.model.price import cost_nanousd
 from potluck.model.usage import AttemptKind, AttemptRecord, ErrorClass, TokenUsage
-from potluck.policy.estimate import estimate_usage
+from potluck.policy.estimate import believable, estimate_usage
 from potluck.policy.retry_after import parse_retry_after
 from potluck.ports import Call, Failure
 from potluck.providers.openai import classify_refusal, read_error
@@ -299,13 +299,13 @@ class Attempt:
             detail = f"sent an unreadable answer: {error}" if clean else "was cut off in the middle of its answer"
             self.fail(Failure("target_down", "stream" if not clean else "first_byte", detail))
             return
-        self._said = facts.usage
+        self._said = said = self._believed(facts.usage, len(body))
         if facts.error is not None:
             self.fail(verdict.of_error_object(facts.error, "in an answer of status 200"))
         elif facts.empty:
             self._fail_down("sent an empty answer")
         else:
-            usage = facts.usage or estimate_usage(prompt_bytes(exchange.envelope), len(body))
+            usage = said or estimate_usage(prompt_bytes(exchange.envelope), len(body))
             exchange.answered_whole(self, facts.body, usage, facts.finish_reason)
 
     def _error_ended(self) -> None:
@@ -363,7 +363,7 @@ class Attempt:
         elif tap.empty and not self.committed:
             self._fail_down("sent an empty answer")
         else:
-            usage = tap.usage
+            usage = self._believed(tap.usage, tap.output_bytes)
             if usage is None:
                 usage = estimate_usage(prompt_bytes(self.exchange.envelope), tap.output_bytes)
             missing = tap.missing_usage(usage)
@@ -375,7 +375,15 @@ class Attempt:
 
     def usage_said(self) -> TokenUsage | None:
         """What the target itself said that it used, of an answer that cannot be used."""
-        return self.relay.tap.usage if self.relay is not None else self._said
+        tap = self.relay.tap if self.relay is not None else None
+        return self._said if tap is None else self._believed(tap.usage, tap.output_bytes)
+
+    def _believed(self, usage: TokenUsage | None, output_bytes: int) -> TokenUsage | None:
+        """A node is somebody's machine: what it counts is paid for, and has to fit to what was seen."""
+        if usage is None or self.target.node is None:
+            return usage
+        took_s = clock_s() - self.start_us / 1e6
+        return believable(usage, len(self.exchange.body), output_bytes, took_s)
 
     def usage_so_far(self) -> TokenUsage | None:
         """What the target said so far, else an estimate from lengths; None while nothing has gone out to it."""
@@ -383,7 +391,7 @@ class Attempt:
             return None
         tap = self.relay.tap if self.relay is not None else None
         if tap is not None and tap.usage is not None:
-            return tap.usage
+            return self._believed(tap.usage, tap.output_bytes)
         output_bytes = tap.output_bytes if tap is not None else self._size_bytes
         usage = estimate_usage(prompt_bytes(self.exchange.envelope), output_bytes)
         if self.tap is not None and self.tap.own_tokens > usage.output_tokens:
