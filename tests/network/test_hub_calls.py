@@ -9,9 +9,10 @@ import pytest
 from hub_rig import HubGateway, hub_gateway
 
 from potluck.conformance import answers
+from potluck.conformance.node import ENGINE
 from potluck.conformance.node_plays import NodeCall
 from potluck.conformance.provider import FakeProvider
-from potluck.model.node import NodePlace
+from potluck.model.node import NodePlace, place_of
 from potluck.model.resources import Timeouts
 
 WINDOW_BYTES = 256 * 1024
@@ -283,6 +284,29 @@ async def test_what_is_above_slots_and_queue_waits_here_its_owner_first(tmp_path
         assert [(await each)[0] for each in (first, second, fourth)] == [200, 200, 200]
         assert order == [False, True, False]
         assert {code for _, _, code in gateway.heard.refusals} == {"busy"}
+
+
+async def test_a_full_hub_puts_no_machine_aside(tmp_path: Path):
+    """How full a node is, routing sees for itself: the hub's `busy` holds nothing against it, the node's own does."""
+    async with hub_gateway(tmp_path) as gateway:
+        node = await gateway.node(models=["stall", "full"], slots=1)
+
+        async def full(call: NodeCall) -> None:
+            call.refuse("busy", retry_after_s=30.0)
+
+        node.plays["full"] = full
+        machine = gateway.plane.registry.machine(place_of(node.identity.node, ENGINE, "stall"))
+        async with gateway.caller() as first, gateway.caller() as second, gateway.caller() as third:
+            for n, caller in enumerate((first, second, third)):
+                await caller.send(gateway.request("stall", stream=True))
+                await gateway.until(lambda: gateway.links.queued == n if n else node.running)  # noqa: B023
+            assert (await ask(gateway, "stall"))[0] == 503
+            assert {code for _, _, code in gateway.heard.refusals} == {"busy"}
+            assert not machine.set_aside(time.monotonic())
+        await gateway.at_rest()
+        machine = gateway.plane.registry.machine(place_of(node.identity.node, ENGINE, "full"))
+        assert (await ask(gateway, "full"))[0] == 503
+        assert machine.set_aside(time.monotonic())
 
 
 async def test_a_queue_has_a_deadline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

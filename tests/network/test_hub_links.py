@@ -228,6 +228,7 @@ async def test_an_agent_that_was_started_anew_ends_its_old_answers_at_once(tmp_p
         node = await gateway.node(models=[LONG])
         async with streaming(gateway, LONG) as caller:
             await gateway.until(lambda: node.running and node.running[0].job.out_sent > 1000)
+            assert "restarted" not in [event for _, event, _ in gateway.heard.reports]
             node.kill()
             anew = gateway.fake_node(node.identity, models=[LONG])
             await anew.dial()
@@ -235,6 +236,7 @@ async def test_an_agent_that_was_started_anew_ends_its_old_answers_at_once(tmp_p
             response = await caller.read()
             assert time.monotonic() - began < AT_ONCE_S
         assert b'"error"' in response.body
+        assert [event for _, event, _ in gateway.heard.reports].count("restarted") == 1
 
 
 async def test_a_second_machine_with_the_same_key_is_refused_and_reported(tmp_path: Path):

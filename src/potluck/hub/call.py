@@ -68,9 +68,10 @@ REFUSALS: Final[dict[str, str]] = {
 }
 
 
-def refusal(code: str, retry_after_s: float | None = None) -> Failure:
+def refusal(code: str, retry_after_s: float | None = None, *, by_node: bool = False) -> Failure:
     """The next target's turn. `code`: of `wire.link_messages.RefuseCode`."""
-    return Failure("refused", "connect", f"{REFUSALS[code]} ({code})", retry_after_s=retry_after_s)
+    words = f"{REFUSALS[code]} ({code})"
+    return Failure("refused", "connect", words, retry_after_s=retry_after_s, by_node=by_node)
 
 
 def unable(reason: str) -> Failure:
@@ -271,4 +272,5 @@ class HubCall:
     def _fail(self, error_class: ErrorClass, words: str) -> None:
         begun = self.job is not None and self.job.started is not None
         phase = "stream" if begun else "connect" if self._phase == "queue" else "first_byte"
-        self.fail(Failure(error_class, phase, words, timeout=error_class == "target_slow"))
+        by_node = error_class == "refused"
+        self.fail(Failure(error_class, phase, words, timeout=error_class == "target_slow", by_node=by_node))

@@ -137,6 +137,8 @@ class HubNode:
         if session in self.newcomers:
             self.newcomers.remove(session)
         if session.hello.boot != self.boot:
+            if self.boot:
+                self.links.events.reported(self.id, "restarted", "its agent was started anew")
             self.boot = session.hello.boot
             self.load = None
             for job in self.table.abandon():
@@ -446,7 +448,8 @@ class HubNode:
 
     def _node_refused(self, call: HubCall, said: m.Refuse) -> None:
         self.links.events.refused(self.id, call.place.model, said.code, said.eta_s)
-        call.fail(refusal(said.code, said.retry_after_s if said.retry_after_s is not None else said.eta_s))
+        wait_s = said.retry_after_s if said.retry_after_s is not None else said.eta_s
+        call.fail(refusal(said.code, wait_s, by_node=True))
 
     def _probe(self, engine: str) -> None:
         now, links = self.links.clock(), self._open()

@@ -20,7 +20,7 @@ class Failure:
     `detail`: our words ("connection refused"), safe to show to a caller: no address, no header, no upstream text.
     """
 
-    __slots__ = ("detail", "error_class", "phase", "retry_after_s", "status", "timeout", "truncated")
+    __slots__ = ("by_node", "detail", "error_class", "phase", "retry_after_s", "status", "timeout", "truncated")
 
     def __init__(
         self,
@@ -32,6 +32,7 @@ class Failure:
         timeout: bool = False,
         status: int = 0,
         truncated: bool | None = None,
+        by_node: bool = False,
     ) -> None:
         self.error_class = error_class
         self.phase = phase
@@ -42,6 +43,9 @@ class Failure:
         """the upstream's HTTP status, where one was the reason"""
         self.truncated = phase == "stream" and error_class == "target_down" if truncated is None else truncated
         """an answer had begun and was cut"""
+        self.by_node = by_node
+        """a refusal by the machine's own word: it knows something of itself that routing does not, so that routing
+        leaves it alone for a while. The hub refuses by what routing can see too."""
 
 
 class Sink(Protocol):
@@ -166,4 +170,7 @@ class NodeEvents(Protocol):
         """It refused a call, or the hub did in its name; `code` as in `wire.link_messages.RefuseCode`."""
 
     def reported(self, node_id: str, event: str, detail: str) -> None:
-        """For the audit log and the operator: `connected`, `lost`, `clone`, `violation`, `log`. Rate-limited."""
+        """For the audit log and the operator: `connected`, `lost`, `clone`, `violation`, `probe`, `log`. Rate-limited.
+
+        `restarted`: its agent was started anew, after a time in which anything may have been unloaded.
+        """

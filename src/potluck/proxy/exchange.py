@@ -418,7 +418,7 @@ class Exchange:
         usage = attempt.usage_so_far() if attempt.committed else attempt.usage_said()
         now, run, option = clock(), self._run_so_far(), attempt.option
         if attempt.work is not None and failure.error_class == "refused":
-            attempt.work.dropped(now, refused=True, retry_after_s=failure.retry_after_s)
+            attempt.work.dropped(now, refused=failure.by_node, retry_after_s=failure.retry_after_s)
         attempt.cancel(failure.detail)
         if run.says_more(option, failure):
             self.plane.registry.failed(option.lane, failure, now, attempt.target, probe=option.probe)

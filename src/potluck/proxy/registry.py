@@ -417,6 +417,13 @@ class Registry:
             if not self.standings[place].in_flight:
                 self._drop_standing(place)
 
+    def restarted(self, node_id: str) -> None:
+        """Nothing is in a node's memory, until it says so again."""
+        for place in self._machines.get(node_id, ()):
+            machine = self.standings[place].machine
+            if machine is not None:
+                machine.unload()
+
     def gone(self, node_id: str) -> None:
         """A node will not come back: nothing of it stays but what calls hold that still run."""
         self.away.pop(node_id, None)

@@ -40,7 +40,7 @@ FAILED_S: Final = 5.0
 """until the store is tried again"""
 REPORTED: Final = frozenset({"clone", "violation"})
 """kept in the audit log; the rest is only logged"""
-ORDINARY: Final = frozenset({"connected", "lost", "probe"})
+ORDINARY: Final = frozenset({"connected", "lost", "probe", "restarted"})
 
 
 class NodeNotes:
@@ -146,7 +146,14 @@ class Fleet:
             if (model.engine, model.name) in contexts:
                 engine = engines.get(model.engine)
                 self._report(
-                    node_id, model, engine, contexts[model.engine, model.name], alone[model.engine] == 1, rtt_ms, now
+                    node_id,
+                    model,
+                    engine,
+                    contexts[model.engine, model.name],
+                    known.offer.slots,
+                    alone[model.engine] == 1,
+                    rtt_ms,
+                    now,
                 )
 
     def refused(self, node_id: str, model: str, code: str, eta_s: float | None) -> None:  # noqa: ARG002 — the port's
@@ -156,6 +163,8 @@ class Fleet:
         notes = self._notes(node_id)
         if event == "connected":
             notes.connects += 1
+        elif event == "restarted":
+            self.registry.restarted(node_id)
         elif event == "probe":
             notes.last_probe, notes.last_probe_at_ms = detail, int(time.time() * 1000)
         now = time.monotonic()
@@ -291,6 +300,7 @@ class Fleet:
         model: ModelState,
         engine: EngineState | None,
         context_tokens: int | None,
+        node_slots: int,
         alone: bool,
         rtt_ms: float | None,
         now: float,
@@ -308,7 +318,7 @@ class Fleet:
             prefill_tps=model.prefill_tps,
             decode_tps=model.decode_tps,
             load_s=model.load_s,
-            slots=engine.slots if engine is not None else None,
+            slots=(engine.slots if engine is not None else None) or node_slots or None,
             rtt_ms=rtt_ms,
             context_tokens=context_tokens,
         )

@@ -3,6 +3,7 @@
 from itertools import pairwise
 from typing import Any
 
+import msgspec
 import pytest
 from route_rig import World
 
@@ -118,3 +119,35 @@ async def test_what_could_not_be_written_down_is_kept(monkeypatch: pytest.Monkey
     await fleet._store_reports()
     await fleet._store_reports()
     assert told == [NODE, NODE]
+
+
+def test_an_engine_without_a_number_of_slots_has_its_nodes() -> None:
+    """What the engine says itself counts more."""
+    made = World()
+    stored = Stored(made)
+    fleet = Fleet(None, None, stored, made.registry)  # type: ignore[arg-type] — nothing is written here
+    stored.keep(msgspec.structs.replace(offer_of(announced(1)), slots=7))
+    model = m.ModelState(engine="e", name="m1", resident=True)
+    machine = made.registry.machine("node_lab e m1")
+    for engines, slots in (
+        ([], 7),
+        ([m.EngineState(id="e", reachable=True)], 7),
+        ([m.EngineState(id="e", reachable=True, slots=3)], 3),
+    ):
+        fleet.loaded(NODE, m.Load("ready", models=[model], engines=engines), 1.0)
+        assert machine.slots == slots
+
+
+def test_a_restarted_node_has_nothing_in_memory_until_it_says_so() -> None:
+    """Of all its models, and of no other node's."""
+    made = World()
+    stored = Stored(made)
+    fleet = Fleet(None, None, stored, made.registry)  # type: ignore[arg-type] — nothing is written here
+    machines = [made.registry.machine(place) for place in ("node_lab e m1", "node_lab f m2", "node_else e m1")]
+    for machine in machines:
+        machine.report(reported_at=1.0, resident=True)
+    fleet.reported(NODE, "restarted", "its agent was started anew")
+    assert [machine.resident for machine in machines] == [False, False, True]
+    stored.keep(offer_of(announced(1)))
+    fleet.loaded(NODE, m.Load("ready", models=[m.ModelState(engine="e", name="m1", resident=True)]), 1.0)
+    assert machines[0].resident is True

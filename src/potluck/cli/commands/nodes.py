@@ -14,8 +14,8 @@ from potluck.cli.times import length_s
 from potluck.model.engine import EngineKind
 
 _USD = Number(0, 1_000_000)
-_PRESENCE = {"active": "somebody is there", "idle": "nobody is there"}
-_ENGINES = {kind.replace(".", "_").replace("-", "_"): kind for kind in get_args(EngineKind)}
+_PRESENCE: Mapping[str | None, str] = {"active": "somebody is there", "idle": "nobody is there"}
+_ENGINES: Mapping[str, str] = {kind.replace(".", "_").replace("-", "_"): kind for kind in get_args(EngineKind)}
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
@@ -94,7 +94,7 @@ def show(ref: str) -> None:
             ("engines", [f"{_engine(each['kind'])} {each['version']}".strip() for each in node["engines"]]),
             ("links", [_link(each) for each in live.get("links", ())]),
             ("reconnects", live.get("reconnects")),
-            ("at the machine", _PRESENCE.get(live.get("presence"))),
+            ("at the machine", _PRESENCE.get(live.get("presence", ""))),
             ("slots", node["slots"]),
             ("calls", _calls(live)),
             ("last probe", _probe(live)),
