@@ -12,6 +12,14 @@ import msgspec
 import pytest
 from house_tree import ROOT, parse, shown, tracked_files
 
+from potluck.admin.operations import enrolment, join_tokens
+from potluck.admin.operations import nodes as node_operations
+from potluck.admin.rest import buckets
+from potluck.admin.rest import enrolment as strangers
+from potluck.hub import call as hub_call
+from potluck.hub import links, session
+from potluck.hub import node as hub_node
+from potluck.hub import socket as hub_socket
 from potluck.model.resources import Timeouts
 from potluck.model.usage import TokenUsage
 from potluck.node import agent, commands, dialing, jobs, telling, unloading
@@ -36,6 +44,7 @@ from potluck.policy import (
 )
 from potluck.proxy import candidates, registry, routing
 from potluck.proxy.limits import PlaneLimits
+from potluck.runtime import fleet
 from potluck.snapshot import nodes
 from potluck.wire import http1
 
@@ -53,6 +62,20 @@ ROUTING = (
 """modules of decisions, whose numbers are on the page of defaults"""
 AGENT = (agent, commands, dialing, jobs, node_standing, telling, unloading)
 """the same of the agent; the owner's rules are on the page of a machine's settings"""
+HUB = (
+    hub_call,
+    links,
+    hub_node,
+    session,
+    hub_socket,
+    fleet,
+    enrolment,
+    node_operations,
+    join_tokens,
+    strangers,
+    buckets,
+)
+"""the same of nodes at the gateway, and of how they enrol"""
 TARGETS = ("install", "serve", "test", "test-long", "bench", "lint", "fmt", "lock", "clean")
 
 
@@ -119,12 +142,12 @@ def _bare(value: float | tuple[int, ...] | TokenUsage, name: str) -> str:
         return ", ".join(_bare(each, name) for each in value)
     unit = name.lower().rpartition("_")[2]
     if unit in ("s", "ms"):
-        return f"{value:,g} {unit}"
+        return f"{value:,.9g} {unit}"
     if "bytes" in name.lower():
         for size, prefix in ((1024 * 1024, "MiB"), (1024, "KiB")):
             if value >= size:
                 return f"{value / size:g} {prefix}"
-    return f"{value:,g}"
+    return f"{value:,.9g}"
 
 
 def _written_out(module: ModuleType) -> dict[str, Any]:
@@ -146,7 +169,7 @@ def test_the_page_of_defaults_is_current() -> None:
     named = [(name, getattr(http1, name)) for name in dir(http1) if name.startswith(("MAX_", "DRAIN_"))]
     for struct in (PlaneLimits, Timeouts):
         named += [(field.name, field.default) for field in msgspec.structs.fields(struct)]
-    for module in ROUTING + AGENT:
+    for module in ROUTING + AGENT + HUB:
         named += _written_out(module).items()
     page = (ROOT / "docs" / "reference" / "defaults.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| `(\w+)` \| ([^|]+) \|", page, re.MULTILINE)
