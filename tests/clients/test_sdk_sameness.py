@@ -33,7 +33,7 @@ credentials = [{{ name = "main", key = "sk-upstream" }}]
 """
 WHOLE = (
     "ok", "ok;chunks=300", "tool-calls", "reasoning-only", "unknown-members", "usage-none", "chunked-body",
-    "leaky-headers", "split-utf8", "usage-final", "usage-x-groq",
+    "leaky-headers", "split-utf8", "usage-final",
 )  # fmt: skip
 BROKEN = (
     "status-400", "status-400-html", "status-401", "status-403", "status-403-flagged", "status-404", "status-413",
