@@ -26,8 +26,8 @@ Rules of this file
  8. Frames go out: control first, in order; then DATA, one turn of ≤ `TURN_BYTES` per job in a ring. As a turn may end
     anywhere in a body, the deficit of deficit round robin is always 0. END and RESET follow their body.
  9. A node closes streams by itself (REFUSE, RESET), so it drops late frames of streams that are over. The gateway
-    closes one only on a frame of the node that is its last, so a frame after that ends the link; it drops those of
-    streams that have moved to another link.
+    closes one only on a frame of the node that is its last, so a frame after that ends the link; it drops those of a
+    stream that has moved to another link, while they fit into what its window had left and `_LATE_BYTES`.
 10. When a link is gone (`lost`, `Failed`, `close`), jobs that both sides can go on with stay in their table, the rest
     is `Lost`. The node names what it has in RESUME on any open link; the gateway answers for each: `next` (a new
     stream, the offset it wants), `done`, `rejected`. What is detached and never asked for runs out in the table.
@@ -52,6 +52,7 @@ Phase = Literal["handshake", "open", "closed"]
 
 SEND_BYTES: Final = 64 * 1024
 _MAX_MOVED: Final = 1024
+_LATE_BYTES: Final = 16 * 1024  # of frames that are no DATA, 64 each
 _MAX_ENGINES: Final = 256  # offered on one link, those withdrawn included
 _NO_TERMS: Final = m.Welcome(0, [])
 _LAST_STREAM: Final = 2**31 - 1
@@ -114,15 +115,13 @@ class LinkCore:
         self._pinged = self._ponged = 0
         self._control: list[bytes] = []
         self._control_bytes = 0
-        self._overfull = False
-        self._suspect = False
-        self._leaving = False
+        self._suspect = self._leaving = self._overfull = False
         self._draining = False
         """the node takes no OPEN: it said so itself, in DRAIN or LOAD"""
         self._streams: dict[int, Job] = {}
         self._highest = -1
         self._ring: deque[Job] | None = None
-        self._moved: set[int] | None = None
+        self._moved: dict[int, int] | None = None
         self._resuming: dict[str, Job] | None = None
         self._tasks: set[str] | None = None
         self._engines: dict[str, frozenset[str]] = {}
@@ -406,8 +405,8 @@ class LinkCore:
             if self._ring and job in self._ring:
                 self._ring.remove(job)
         if moved:
-            self._moved = self._moved or set()
-            self._moved.add(job.stream)
+            self._moved = self._moved or {}
+            self._moved[job.stream] = job.in_limit - job.in_received + _LATE_BYTES
             self._overfull |= len(self._moved) > _MAX_MOVED
 
     # --- jobs on and off the link -------------------------------------------------------------------------------------
@@ -483,11 +482,12 @@ class LinkCore:
         if self._allowance < 0:
             raise f.Violation("flood", "too many control frames")
 
-    def _late(self, stream: int) -> None:
+    def _late(self, stream: int, size_bytes: int = 64) -> None:
         if self._party.role == "node":
             if stream <= self._highest and stream % 2:
                 return
-        elif self._moved and stream in self._moved:
+        elif self._moved and self._moved.get(stream, 0) >= size_bytes:
+            self._moved[stream] -= size_bytes
             return
         raise f.Violation("bad_stream", f"stream {stream} is not open")
 
@@ -519,7 +519,7 @@ class LinkCore:
             self.say(f.WINDOW, 0, f.OFFSET.pack(self._link_grant))
         job = self._streams.get(stream)
         if job is None:
-            self._late(stream)
+            self._late(stream, length)
             return
         received = job.in_received
         end = offset + length
@@ -707,8 +707,7 @@ class LinkCore:
     def _on_resume(self, resume: m.Resume, _now: float, events: list[e.Event]) -> None:
         if "resume" not in self.features:
             raise f.Violation("bad_state", "RESUME was not agreed")
-        answers = [self._answer(ask, events) for ask in resume.jobs]
-        self.say(f.RESUME_RESULT, 0, f.encode(m.ResumeResult(answers)))
+        self.say(f.RESUME_RESULT, 0, f.encode(m.ResumeResult([self._answer(ask, events) for ask in resume.jobs])))
 
     def _answer(self, ask: m.ResumeAsk, events: list[e.Event]) -> m.ResumeAnswer:
         job = self.jobs.jobs.get(ask.job)

@@ -131,6 +131,32 @@ def test_the_node_may_see_the_drop_first() -> None:
     assert data_of(second.to_gateway()) == b"two"
 
 
+@pytest.mark.parametrize("late", ["data", "control"])
+def test_what_is_late_on_a_stream_that_moved_comes_to_an_end(late: str) -> None:
+    """What its window had left, and some frames beside, may still come; who goes on sending loses that link alone."""
+    pair = Pair()
+    second = pair.again()
+    at_gateway, at_node = pair.answering()
+    stream = at_gateway.stream
+    left = at_gateway.in_limit - at_gateway.in_received
+    pair.node.lost(0)
+    second.node.resume()
+    second.to_gateway()
+    piece = 1024
+    data = f.DATA_HEADER.pack(f.LAYOUT, f.DATA, 0, stream, piece, 0) + bytes(piece)
+    flood = data if late == "data" else frame(f.WINDOW, stream, f.OFFSET.pack(1))
+    counted = 0
+    while not (events := pair.gateway.receive(flood, 0)):
+        counted += 1
+        assert counted < 1_000_000, "it never ends"
+    assert failure(events) == "bad_stream"
+    if late == "data":
+        assert left <= counted * piece <= left + 16 * 1024
+    second.to_node()
+    at_node.data(b"on")
+    assert data_of(second.to_gateway()) == b"on"
+
+
 def test_a_wrong_token_ends_the_link_and_nothing_else() -> None:
     """A forged RESUME takes no answer away from its link."""
     pair = Pair()
