@@ -10,12 +10,14 @@ import sys
 import time
 from pathlib import Path
 
+import msgspec
 import psutil
 import pytest
 from builtin_bench import Bench, running_bench, running_pool, until
 
 from potluck.engines import model_file
 from potluck.engines.builtin import BuiltinModel, Pace
+from potluck.engines.orphans import ChildMark
 from potluck.model.secret import Secret
 
 pytestmark = pytest.mark.local_model
@@ -283,16 +285,30 @@ async def test_notes_and_logs_are_the_owners(model_home: Path) -> None:
 async def test_the_child_of_an_earlier_gateway_is_swept(model_home: Path) -> None:
     """A child whose gateway could not end it is ended by the next one on the same home."""
     async with running_bench(model_home) as first:
-        note = next((model_home / "run").iterdir())
-        kept = note.read_bytes()
+        [note] = (model_home / "run").iterdir()
+        owned = msgspec.json.decode(note.read_bytes(), type=ChildMark)
+        note.write_bytes(msgspec.json.encode(msgspec.structs.replace(owned, owner_started="an earlier time")))
         second = BuiltinModel(model_home, asyncio.get_running_loop(), nothing)
         pid = pid_of(first.model)
-        note.write_bytes(kept)
         await second.start()
         try:
             await until_gone(pid, within_s=2)
         finally:
             await second.stop()
+
+
+async def test_two_owners_of_one_home_leave_each_other_alone(model_home: Path) -> None:
+    """A gateway and an agent share the model's file: neither ends the other's child, by coming or by going."""
+    async with running_bench(model_home) as first:
+        pid = pid_of(first.model)
+        async with running_bench(model_home) as second:
+            assert pid_of(second.model) != pid
+            assert len([*(model_home / "run").glob("*.json")]) == 2
+        assert (first.model.state, first.model.pid) == ("ready", pid)
+        third = BuiltinModel(model_home, asyncio.get_running_loop(), nothing)
+        await third.start()
+        await third.stop()
+        assert (first.model.state, first.model.pid) == ("ready", pid)
 
 
 GATEWAY = """

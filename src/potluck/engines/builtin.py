@@ -100,8 +100,8 @@ class BuiltinModel:
         """Begin, and return at once: the child loads in the background. A second call does nothing."""
         if self._task is not None:
             return
-        if orphans.sweep(self._mark_file):
-            _LOGGER.warning("a built-in model of an earlier gateway was still running and has been ended")
+        if orphans.sweep(self._marks):
+            _LOGGER.warning("a built-in model was still running though its owner was gone, and has been ended")
         problem = model_file.problem(self._home)
         self._set("missing" if problem else "starting", problem or "it is loading")
         # kept here until `stop` awaits it
@@ -132,8 +132,8 @@ class BuiltinModel:
                 self._orders.write(_START_EMBEDDINGS)
 
     @property
-    def _mark_file(self) -> Path:
-        return self._home / "run" / "local-model.json"
+    def _marks(self) -> Path:
+        return self._home / "run"
 
     @property
     def log_file(self) -> Path:
@@ -200,10 +200,10 @@ class BuiltinModel:
             embedding_tokens=EMBEDDING_TOKENS,
         )
         process = await self._spawn()
-        ready, listening = False, None
+        ready, listening, mark = False, None, None
         try:
             self.pid = process.pid
-            orphans.mark(self._mark_file, process.pid)
+            mark = orphans.mark(self._marks, process.pid, os.getpid())
             assert process.stdin is not None
             assert process.stdout is not None
             process.stdin.write(msgspec.json.encode(config) + b"\n")
@@ -224,6 +224,8 @@ class BuiltinModel:
                 listening.cancel()
                 await asyncio.gather(listening, return_exceptions=True)
             await self._end(process)
+            if mark is not None:
+                mark.unlink(missing_ok=True)
         assert process.returncode is not None
         return process.returncode, ready
 
@@ -287,7 +289,6 @@ class BuiltinModel:
             if process.returncode is None:
                 process.kill()
         await ending
-        self._mark_file.unlink(missing_ok=True)
 
     def _open_log(self) -> BinaryIO:
         path = self.log_file

@@ -1,5 +1,10 @@
-"""Children that outlived their gateway: found by process id *and* start time, so that no stranger is ever killed."""
+"""Children that outlived whoever started them: found by process id *and* start time, so that no stranger is killed.
 
+Gateways and agents of one home may run side by side. Each child has a file of its own that names its owner, and only a
+child whose owner is gone is ended.
+"""
+
+import contextlib
 import os
 import signal
 import subprocess
@@ -9,10 +14,12 @@ import msgspec
 
 
 class ChildMark(msgspec.Struct, frozen=True):
-    """A running child, as written to disk. `started` is only ever compared, never read."""
+    """A running child and the process that started it, as written to disk. Start times are compared, never read."""
 
     pid: int
     started: str
+    owner: int
+    owner_started: str
 
 
 def start_time(pid: int) -> str:
@@ -34,23 +41,29 @@ def start_time(pid: int) -> str:
     return shown.stdout.strip()
 
 
-def mark(file: Path, pid: int) -> None:
-    """Write down a child that was just started."""
-    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    file.write_bytes(msgspec.json.encode(ChildMark(pid, start_time(pid))))
+def mark(folder: Path, pid: int, owner: int) -> Path:
+    """Write down a child that `owner` just started; the file, which goes when the child does."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    file = folder / f"local-model.{pid}.json"
+    draft = folder / f".local-model.{pid}"  # another's sweep never sees half of it
+    draft.write_bytes(msgspec.json.encode(ChildMark(pid, start_time(pid), owner, start_time(owner))))
+    return draft.replace(file)
 
 
-def sweep(file: Path) -> bool:
-    """Kill the child that an earlier process wrote down, if it still lives. True: there was one."""
-    try:
-        child = msgspec.json.decode(file.read_bytes(), type=ChildMark)
-    except (OSError, msgspec.MsgspecError):
-        child = None
-    file.unlink(missing_ok=True)
-    if child is None or not child.started or start_time(child.pid) != child.started:
-        return False
-    try:
-        os.kill(child.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        return False
-    return True
+def sweep(folder: Path) -> int:
+    """End the children whose owners are gone, and forget those that are gone themselves; how many were ended."""
+    ended = 0
+    for file in folder.glob("local-model.*.json"):
+        try:
+            child = msgspec.json.decode(file.read_bytes(), type=ChildMark)
+        except (OSError, msgspec.MsgspecError):
+            child = None
+        is_there = child is not None and child.started and start_time(child.pid) == child.started
+        if child is not None and is_there and child.owner_started == start_time(child.owner) != "":
+            continue
+        file.unlink(missing_ok=True)
+        if child is not None and is_there:
+            with contextlib.suppress(OSError):
+                os.kill(child.pid, signal.SIGKILL)
+                ended += 1
+    return ended
