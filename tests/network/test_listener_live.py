@@ -253,11 +253,12 @@ async def test_a_flood_of_ends_leaves_sockets_and_memory_where_they_were(tmp_pat
     async with FakeProvider() as fake, GatewayProcess(tmp_path / "home", point_at(fake, *models)) as gateway:
         await gateway.ready()
         await flood(gateway, fake, 2)
+        await _left(gateway)  # the control plane is imported at its first request: 9 MB that no caller leaves behind
         sockets, rss = gateway.open_sockets(), gateway.rss_bytes()
         await flood(gateway, fake, rounds)
         async with asyncio.timeout(10):
             while gateway.open_sockets() > sockets + 4:
                 await asyncio.sleep(0.05)
         assert (await _left(gateway)).endswith(" 0.0")
-        assert gateway.rss_bytes() - rss < 12 << 20
+        assert gateway.rss_bytes() - rss < 8 << 20
         assert "Traceback" not in gateway.log()
