@@ -1,5 +1,6 @@
 """The agent as a service: what is written and run on each system, read as text and against faked commands."""
 
+import getpass
 import plistlib
 import shutil
 import subprocess
@@ -14,7 +15,7 @@ import pytest
 from potluck.node.service import running
 from potluck.node.service.launchd import Launchd, plist
 from potluck.node.service.steps import Command, Job, Remove, ServiceError, Write
-from potluck.node.service.systemd import Systemd, presence_unit, unit
+from potluck.node.service.systemd import Systemd, closed_to_others, presence_unit, unit
 from potluck.node.service.tasks import Tasks, task
 
 SYSTEM = Job(
@@ -124,11 +125,53 @@ def test_installing_for_the_system_makes_the_account_first() -> None:
     assert account.fine == {9}, "an account that exists already is as good"
 
 
-def test_without_a_running_systemd_nothing_is_started() -> None:
-    """In an image or a chroot the unit is enabled for the next boot, and nothing is asked of a manager that is not."""
-    lines = [str(step) for step in Systemd().install(replace(SYSTEM, live=False))]
-    assert any("systemctl enable potluck-node.service" in line for line in lines)
-    assert not [line for line in lines if "restart" in line or "daemon-reload" in line]
+@pytest.mark.parametrize(
+    ("keeper", "job", "says", "words"),
+    [
+        (Systemd(), replace(SYSTEM, live=False), {}, "systemd does not run here"),
+        (Systemd(), replace(MINE, live=False), {}, "systemd does not run here"),
+        (Systemd(), SYSTEM, {"systemctl --version": (127, "")}, "has no systemd"),
+        (Systemd(), MINE, {"systemctl --user": (1, "Failed to connect to bus")}, "log in as yourself"),
+        (Launchd(), MINE, {"launchctl print gui/0": (125, "")}, "log in at the Mac itself"),
+        (Launchd(), SYSTEM, {"launchctl print system": (127, "")}, "launchd does not answer"),
+    ],
+)
+def test_what_stands_in_the_way_is_said(
+    keeper: Systemd | Launchd, job: Job, says: dict[str, tuple[int, str]], words: str
+) -> None:
+    """Where the service manager is missing or cannot be asked, the obstacle is named with what to do."""
+    assert words in keeper.obstacle(job, Machine(says))
+
+
+def test_a_program_that_the_services_user_cannot_reach_is_named(tmp_path: Path) -> None:
+    """A folder that only its owner may pass, on the way to the program itself or behind a link, is named."""
+    open_ = tmp_path / "open"
+    mine = tmp_path / "mine"
+    for folder in (open_, mine):
+        folder.mkdir()
+        (folder / "python").touch()
+    (open_ / "link").symlink_to(mine / "python")
+    for folder in (tmp_path, *tmp_path.parents):  # pytest's own folders are closed
+        if folder.owner() == getpass.getuser() and folder != Path("/"):
+            folder.chmod(folder.stat().st_mode | 0o001)
+    assert closed_to_others([open_ / "python", open_ / "link"]) is None
+    mine.chmod(0o700)
+    assert closed_to_others([open_ / "python"]) is None
+    assert closed_to_others([open_ / "python", mine / "python"]) == mine
+    assert closed_to_others([open_ / "link"]) == mine
+    told = Systemd().obstacle(replace(SYSTEM, program=(str(mine / "python"), "-m", "potluck")), Machine())
+    assert f"{mine} does not let in" in told
+
+
+def test_root_without_a_running_systemd_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No account, no unit, no owner is made for a service that nothing would start."""
+    monkeypatch.setattr(running.os, "geteuid", lambda: 0)
+    monkeypatch.setattr(running.sys, "platform", "linux")
+    monkeypatch.setattr(running.Path, "is_dir", lambda path: False)
+    machine = Machine()
+    with pytest.raises(ServiceError, match=r"supervisor of your own\. Nothing was changed"):
+        running.install_service(tmp_path / "node", env={}, run=machine)
+    assert machine.ran == ["systemctl --version"]
 
 
 @pytest.mark.parametrize("job", [SYSTEM, MINE], ids=["system", "user"])
@@ -238,7 +281,7 @@ def test_installing_and_uninstalling_a_users_service(tmp_path: Path, monkeypatch
 
 @pytest.mark.parametrize(
     ("platform", "env", "words"),
-    [("darwin", {}, "call this with sudo from yours"), ("linux", {}, "no systemd: let your own supervisor")],
+    [("darwin", {}, "call this with sudo from yours"), ("linux", {}, "no systemd: keep .* supervisor of your own")],
 )
 def test_where_no_service_can_be_had_it_says_what_to_do(
     platform: str, env: dict[str, str], words: str, monkeypatch: pytest.MonkeyPatch

@@ -313,7 +313,7 @@ def _say_service(session: Session, found: Any) -> None:
     if session.json:
         session.output.data(msgspec.to_builtins(found))
     else:
-        session.output.facts(list(msgspec.to_builtins(found).items()))
+        session.output.line(found.line)
 
 
 def _token(session: Session, given: str | None, from_stdin: bool) -> Secret:

@@ -37,6 +37,16 @@ def plist(job: Job) -> str:
 class Launchd:
     """macOS."""
 
+    def obstacle(self, job: Job, run: Run) -> str:
+        if run(("launchctl", "print", _domain(job)))[0] == 0:
+            return ""
+        if job.system:
+            return "launchd does not answer here: keep 'potluck node run' running under a supervisor of your own"
+        return (
+            f"launchd has no session of {job.user} here: log in at the Mac itself and call this there, "
+            "or with sudo for a service that starts with the Mac"
+        )
+
     def install(self, job: Job) -> list[Step]:
         place = _place(job)
         mine: list[Step] = [Command(("chown", "-R", "-h", job.user, str(job.home)))] if job.system else []

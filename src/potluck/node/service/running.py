@@ -38,33 +38,37 @@ def run_command(argv: Sequence[str]) -> tuple[int, str]:
 
 
 def install_service(home: Path, *, env: Mapping[str, str], run: Run = run_command) -> ServiceStatus:
-    """Make the agent start with the machine, and start it. As root: for the system, else for this user. Raises
-    ServiceError."""
-    keeper, job = _here(home, env, run)
+    """Make the agent start with the machine, and start it. As root: for the system, else for this user. Nothing is
+    changed where it cannot be done. Raises ServiceError."""
+    keeper, job = _here(home, env)
+    if obstacle := keeper.obstacle(job, run):
+        raise ServiceError(f"{obstacle}. Nothing was changed")
     carry_out(keeper.install(job), run)
     return keeper.status(job, run)
 
 
 def uninstall_service(home: Path, *, env: Mapping[str, str], run: Run = run_command) -> ServiceStatus:
     """Stop the agent, and start it no more. What is not there is no fault. Raises ServiceError."""
-    keeper, job = _here(home, env, run)
+    keeper, job = _here(home, env)
     carry_out(keeper.uninstall(job), run)
     return keeper.status(job, run)
 
 
 def service_status(home: Path, *, env: Mapping[str, str], run: Run = run_command) -> ServiceStatus:
     """How the service stands. Raises ServiceError where no service manager is known."""
-    keeper, job = _here(home, env, run)
+    keeper, job = _here(home, env)
     return keeper.status(job, run)
 
 
 def plan(home: Path, *, env: Mapping[str, str], run: Run = run_command) -> list[str]:
     """What `install_service` would do, a line per step. Raises ServiceError."""
-    keeper, job = _here(home, env, run)
+    keeper, job = _here(home, env)
+    if obstacle := keeper.obstacle(job, run):
+        raise ServiceError(obstacle)
     return [str(step) for step in keeper.install(job)]
 
 
-def _here(home: Path, env: Mapping[str, str], run: Run) -> tuple[Keeper, Job]:
+def _here(home: Path, env: Mapping[str, str]) -> tuple[Keeper, Job]:
     """This machine's service manager, and the agent as its service."""
     program = (sys.executable, "-m", "potluck")
     if sys.platform == "win32":
@@ -78,11 +82,7 @@ def _here(home: Path, env: Mapping[str, str], run: Run) -> tuple[Keeper, Job]:
             raise ServiceError("a service of this Mac runs as a person's account: call this with sudo from yours")
         user_home = Path(f"~{user}").expanduser()
         return Launchd(), Job(program=program, home=home, system=system, user=user, user_home=user_home, uid=uid)
-    if run(("systemctl", "--version"))[0]:
-        raise ServiceError("this system has no systemd: let your own supervisor keep 'potluck node run' running")
     live = Path("/run/systemd/system").is_dir()
-    if not system and not live:
-        raise ServiceError("systemd does not run here: keep 'potluck node run' running yourself")
     user = ACCOUNT if system else getpass.getuser()
     return Systemd(), Job(
         program=program, home=home, system=system, user=user, user_home=Path.home(), uid=uid, live=live

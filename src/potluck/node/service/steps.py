@@ -19,7 +19,7 @@ class ServiceError(Exception):
 class Job:
     """The agent as a service. `program`: absolute path and arguments before `node`. `system`: starts with the machine
     and not with its user's session. `user`: whose rights it has, where `system`; or, on Windows, whose session it is.
-    `live`: the service manager runs here now, so that the service is started at once."""
+    `live`: the service manager runs here now."""
 
     program: tuple[str, ...]
     home: Path
@@ -80,7 +80,11 @@ class ServiceStatus:
 
 
 class Keeper(Protocol):
-    """One service manager. Pure but for `status`, which asks it."""
+    """One service manager. Pure but for `obstacle` and `status`, which ask it."""
+
+    def obstacle(self, job: Job, run: Run) -> str:
+        """Why no service can be made here, and what to do; empty: one can. Asked before the first step."""
+        ...
 
     def install(self, job: Job) -> list[Step]: ...
 

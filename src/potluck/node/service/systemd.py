@@ -4,8 +4,11 @@ The system's unit sees of the desktop what logind knows; a second, tiny unit can
 Devices stay visible: GPUs are read there. The user's unit has fewer locks: most need rights that a user manager lacks.
 """
 
+import stat
+from collections.abc import Iterable
 from pathlib import Path
 
+import potluck
 from potluck.node.service.steps import Command, Job, Remove, Run, ServiceStatus, Step, Write
 
 UNIT = "potluck-node.service"
@@ -92,6 +95,23 @@ def presence_unit(job: Job) -> str:
 class Systemd:
     """Linux."""
 
+    def obstacle(self, job: Job, run: Run) -> str:
+        own = "keep 'potluck node run' running under a supervisor of your own"
+        if run(("systemctl", "--version"))[0]:
+            return f"this system has no systemd: {own}"
+        if not job.live:
+            return f"systemd does not run here (a container?): {own}"
+        if not job.system:
+            if run(("systemctl", "--user", "show-environment"))[0] == 0:
+                return ""
+            return f"your session has no systemd of its own (su, sudo -u?): log in as yourself and try again, or {own}"
+        if (closed := closed_to_others((Path(job.program[0]), Path(potluck.__file__), job.home))) is None:
+            return ""
+        return (
+            f"the service runs as {job.user}, a user without rights, whom {closed} does not let in: install the agent "
+            "elsewhere (install.sh as root takes /opt and /var/lib), or open that folder (chmod o+x)"
+        )
+
     def install(self, job: Job) -> list[Step]:
         if not job.system:
             return [
@@ -101,10 +121,6 @@ class Systemd:
                 Command(("systemctl", "--user", "restart", UNIT)),
             ]
         account = ("useradd", "--system", "--user-group", "--no-create-home", "--home-dir", str(job.home))
-        live: list[Step] = [
-            Command(("systemctl", "daemon-reload")),
-            Command(("systemctl", "restart", UNIT)),
-        ]
         return [
             Command((*account, "--shell", "/usr/sbin/nologin", job.user), frozenset({USER_EXISTS})),
             # what root wrote there by joining
@@ -113,7 +129,8 @@ class Systemd:
             Write(SESSION_UNITS / PRESENCE_UNIT, presence_unit(job)),
             Command(("systemctl", "enable", UNIT)),
             Command(("systemctl", "--global", "enable", PRESENCE_UNIT)),
-            *(live if job.live else ()),
+            Command(("systemctl", "daemon-reload")),
+            Command(("systemctl", "restart", UNIT)),
         ]
 
     def uninstall(self, job: Job) -> list[Step]:
@@ -128,7 +145,7 @@ class Systemd:
             Command(("systemctl", "--global", "disable", PRESENCE_UNIT), None),
             Remove(SYSTEM_UNITS / UNIT),
             Remove(SESSION_UNITS / PRESENCE_UNIT),
-            *((Command(("systemctl", "daemon-reload"), None),) if job.live else ()),
+            Command(("systemctl", "daemon-reload"), None),
         ]
 
     def status(self, job: Job, run: Run) -> ServiceStatus:
@@ -143,11 +160,21 @@ class Systemd:
             else:
                 hint = "" if enabled else "; it does not start by itself: potluck node install-service"
             return ServiceStatus("running", enabled, f"the service of {where} is running{hint}")
-        if enabled and not job.live:
-            return ServiceStatus("stopped", True, "the service starts when this machine does; systemd does not run now")
+        if not job.live:
+            return ServiceStatus("absent", False, "no service is kept here: systemd does not run")
         if enabled:
             return ServiceStatus("stopped", True, f"the service of {where} is not running: {journal} says why")
         return ServiceStatus("absent", False, "no service is installed: potluck node install-service")
+
+
+def closed_to_others(paths: Iterable[Path]) -> Path | None:
+    """The first folder on the way to one of these that only its owner or group may pass; links are followed."""
+    for path in paths:
+        for way in (path.absolute(), path.resolve()):
+            for folder in reversed(way.parents):
+                if folder.exists() and not folder.stat().st_mode & stat.S_IXOTH:
+                    return folder
+    return None
 
 
 def _lingers(job: Job, run: Run) -> bool:

@@ -61,6 +61,9 @@ def task(job: Job) -> str:
 class Tasks:
     """Windows."""
 
+    def obstacle(self, job: Job, run: Run) -> str:  # noqa: ARG002 — the protocol's
+        return ""  # the scheduler is a part of Windows that cannot be away
+
     def install(self, job: Job) -> list[Step]:
         place = job.home / FILE
         return [
