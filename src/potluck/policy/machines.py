@@ -326,6 +326,7 @@ class Machine:
 
     def _refused(self, now: float, retry_after_s: float | None) -> None:
         pause_s = REFUSED_FIRST_S * 2.0 ** min(self._refusals, 10) if retry_after_s is None else retry_after_s
+        pause_s = max(pause_s, REFUSED_FIRST_S)  # a stranger's "at once" would keep it first among the choices
         self._refusals += 1
         self._refused_until = now + min(pause_s, REFUSED_MAX_S)
 

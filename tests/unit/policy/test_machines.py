@@ -352,6 +352,11 @@ def test_refusals_in_a_row_set_a_machine_aside_for_longer() -> None:
         now += pause
     made.begin(ASK, now).dropped(now, refused=True, retry_after_s=1_000_000.0)
     assert not made.set_aside(now + REFUSED_MAX_S)
+    now += 1_000
+    made.begin(ASK, now).dropped(now, refused=True, retry_after_s=0.0)
+    assert made.set_aside(now)
+    assert made.set_aside(now + REFUSED_FIRST_S - 0.01)
+    assert not made.set_aside(now + REFUSED_FIRST_S)
     serve(made, ASK, now, 1.0, 10, 20.0)
     made.begin(ASK, now).dropped(now, refused=True)
     assert not made.set_aside(now + REFUSED_FIRST_S)
