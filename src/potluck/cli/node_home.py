@@ -42,6 +42,17 @@ def read_settings(home: "Home") -> "NodeSettings":
     return checked(home.read("settings.json", NodeSettings) or NodeSettings())
 
 
+def change_settings(home: "Home", change: "Callable[[NodeSettings], NodeSettings]") -> "NodeSettings":
+    """Read, change and write the settings while nobody else does; as they are then. Raises HomeError, SettingsError."""
+    from potluck.node.home import SETTINGS_LOCK
+
+    home.prepare()
+    with home.alone(SETTINGS_LOCK):
+        settings = change(read_settings(home))
+        home.write("settings.json", settings)
+    return settings
+
+
 def engine_keys(home: "Home") -> dict[str, str]:
     """Keys of engines, by address. Raises HomeError."""
     import msgspec

@@ -29,10 +29,12 @@ from potluck.engines.fingerprints import PORTS
 from potluck.engines.watch import WatchPace
 from potluck.node.commands import Commands
 from potluck.node.dialing import Credentials, Link, Links
+from potluck.node.enrolment import EnrolmentError
 from potluck.node.facts import Facts
 from potluck.node.home import Enrolled, Home, HomeError, Kept
 from potluck.node.identity import Identity, from_text
 from potluck.node.jobs import Jobs
+from potluck.node.keys import is_pending, rotate
 from potluck.node.offers import Offers
 from potluck.node.rules import room_for
 from potluck.node.settings import NodeSettings
@@ -50,6 +52,7 @@ STOP_S: Final = 30.0  # what runs may run on after the order to stop
 OTHERS_S: Final = 5.0  # somebody else used an engine within so long
 UNLOAD_AGAIN_S: Final = 5.0  # what was unloaded, and is in memory nevertheless
 KEPT_ERRORS: Final = 20
+SETTLE_EVERY_S: Final = 3600.0  # an old key is good for a day
 
 State = Literal["joining", "pending", "ready", "paused", "draining", "stopped"]
 _JOB_EVENTS = (e.Opened, e.DataCame, e.Cancelled, e.Writable, e.Lost)
@@ -223,7 +226,14 @@ class Agent:
 
     async def run(self) -> None:
         """Until `stop`, or cancelled. Leaves no connection, task or child process behind."""
-        parts = [self.offers.run(), self.links.run(), self._tick(), self._sweep(), self._until_stopped()]
+        parts = [
+            self.offers.run(),
+            self.links.run(),
+            self._tick(),
+            self._sweep(),
+            self._settle(),
+            self._until_stopped(),
+        ]
         tasks = [self.loop.create_task(part) for part in parts]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -287,8 +297,7 @@ class Agent:
         joined = self.home.changed_at("node.json")
         if joined != self._joined_at:
             self._joined_at = joined
-            for slot in self.links.slots:
-                slot.hurry(anew=True)
+            self._joined_anew()
         changed = self.home.changed_at("settings.json")
         if changed != self._settings_of:
             self._settings_of = changed
@@ -296,6 +305,28 @@ class Agent:
                 self.settings = self.offers.settings = self._read_settings()
             except (HomeError, ValueError) as error:
                 self.note(f"the settings before stay in force: {error}")
+
+    def _joined_anew(self) -> None:
+        """Links of another node than the one that this machine is now are over."""
+        before = self.enrolled.node
+        with contextlib.suppress(HomeError):
+            if self._credentials().enrolled.node != before:
+                self.jobs.reset_all("draining", "this machine has joined anew")
+                self.links.pump()
+                for link in tuple(self.links.live):
+                    link.abort("this machine has joined anew")
+        for slot in self.links.slots:
+            slot.hurry(anew=True)
+
+    async def _settle(self) -> None:
+        """A change of the key whose end was not heard is asked for again, while the old key is still good."""
+        while True:
+            try:
+                if is_pending(self.home):
+                    _LOGGER.info("this machine's key is now %s", await asyncio.to_thread(rotate, self.home))
+            except (HomeError, EnrolmentError) as error:
+                self.note(f"the change of this machine's key is not done: {error}")
+            await asyncio.sleep(SETTLE_EVERY_S)
 
     async def _sweep(self) -> None:
         while True:

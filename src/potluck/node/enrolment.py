@@ -42,11 +42,13 @@ T = TypeVar("T")
 
 
 class EnrolmentError(Exception):
-    """It did not come about. One line: what, why, how to mend it. `connected`: the gateway did answer."""
+    """It did not come about. One line: what, why, how to mend it. `connected`: the gateway did answer, with `status`,
+    which is 0 where no HTTP status was the reason."""
 
-    def __init__(self, message: str, *, connected: bool = True) -> None:
+    def __init__(self, message: str, *, connected: bool = True, status: int = 0) -> None:
         super().__init__(message)
         self.connected = connected
+        self.status = status
 
 
 class _Offer(msgspec.Struct):
@@ -191,7 +193,8 @@ class Gateway:
                 said = response.read(MAX_ENROLMENT_ANSWER_BYTES)
         except urllib.error.HTTPError as error:
             with error:
-                raise EnrolmentError(self._refusal(error.code, error.read(MAX_ENROLMENT_ANSWER_BYTES))) from None
+                refusal = self._refusal(error.code, error.read(MAX_ENROLMENT_ANSWER_BYTES))
+                raise EnrolmentError(refusal, status=error.code) from None
         except (OSError, http.client.HTTPException) as error:
             raise EnrolmentError(f"cannot reach {self.url}: {_why(error)}", connected=False) from None
         if answer is None:

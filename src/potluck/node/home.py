@@ -6,15 +6,20 @@ Rules of this file
   That user may be up to something: root follows no link there, and gives away only what it made itself.
 - `node.json` and `key` are written by joining, `key` by `rotate-key` too; `state.json` by the running agent, and by a
   command only while none runs; `agent.json` says where that listens.
+- A key that a gateway may have taken up is on the disk before it is told: `key.next`. Which key fits to `node.json` is
+  told by the node that each names, so that a crash between the two files loses nothing.
+- Whoever reads a file to write it anew holds its lock meanwhile (`alone`).
 - What stands in a file is checked when it is read: one that cannot be read is named, with what to do about it.
 """
 
 import contextlib
 import os
+import re
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import msgspec
 
@@ -23,6 +28,12 @@ from potluck.node.rules import KeptExits
 
 HOME_VARIABLE = "POTLUCK_NODE_HOME"
 SYSTEM_HOME = Path("/var/lib/potluck-node")
+NEXT_KEY: Final = "key.next"
+SETTINGS_LOCK: Final = "settings.lock"
+ENROLMENT_LOCK: Final = "enrolment.lock"
+OLD_DRAFT_S: Final = 60.0  # a draft lives for milliseconds: this one's writer was killed
+TRIAL_BYTES: Final = 8192  # more than `key` and `node.json` together
+_DRAFT: Final = re.compile(r"\..+\.\d+")
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -56,8 +67,13 @@ class KeyFile(msgspec.Struct, frozen=True):
     """`key`: the private key and the id that the gateway knows it by, changed together."""
 
     id: str
+    """empty in `key.next`, until a gateway has said it"""
     private: str
     """Ed25519, 32 bytes, base64url"""
+    node: str = ""
+    """whose key it is; empty: whatever `node.json` says"""
+    purpose: str = ""
+    """in `key.next`: what it was made for, so that another try takes the same"""
 
     def __repr__(self) -> str:
         return f"KeyFile({self.id})"
@@ -142,10 +158,22 @@ class Home:
 
     def key(self) -> KeyFile:
         """This machine's key."""
-        found = self.read("key", KeyFile)
+        found, node = self.read("key", KeyFile), self._node()
+        if node and (found is None or found.node not in ("", node)):
+            coming = self.read(NEXT_KEY, KeyFile)  # joining ended between two files
+            found = coming if coming is not None and coming.id and coming.node == node else found
         if found is None:
             raise HomeError(f"the node's key {self.path / 'key'} is not there: join again: potluck node join URL")
         return found
+
+    def coming_key(self, purpose: str) -> KeyFile | None:
+        """The key that was made for that, which a gateway may or may not have taken up."""
+        found = self.read(NEXT_KEY, KeyFile)
+        return found if found is not None and found.purpose == purpose else None
+
+    def _node(self) -> str:
+        enrolled = self.enrolled()
+        return enrolled.node if enrolled is not None else ""
 
     def read(self, name: str, kind: type[T]) -> T | None:
         """A JSON file; None where there is none."""
@@ -175,7 +203,7 @@ class Home:
                     file.flush()
                     os.fsync(file.fileno())
                 draft.replace(path)
-            except OSError:
+            except BaseException:  # a full disk, Ctrl-C
                 draft.unlink(missing_ok=True)
                 raise
         except OSError as error:
@@ -188,6 +216,44 @@ class Home:
             whose = self.path.stat()
             os.fchown(fd, whose.st_uid, whose.st_gid)
         return fd
+
+    @contextlib.contextmanager
+    def alone(self, name: str, busy: str = "") -> Iterator[None]:
+        """Hold the lock of that name. Raises HomeError saying `busy` when another process does; empty: waits for it."""
+        try:
+            try:
+                fd = self.create(name)
+            except FileExistsError:
+                fd = os.open(self.path / name, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0))
+        except OSError as error:
+            raise HomeError(f"{self.path / name} cannot be opened: {error.strerror}") from None
+        try:
+            try:
+                if sys.platform == "win32":
+                    import msvcrt
+
+                    msvcrt.locking(fd, msvcrt.LK_NBLCK if busy else msvcrt.LK_LOCK, 1)
+                else:
+                    import fcntl
+
+                    fcntl.flock(fd, fcntl.LOCK_EX | (fcntl.LOCK_NB if busy else 0))
+            except OSError as error:
+                raise HomeError(busy or f"{self.path / name} cannot be locked: {error.strerror}") from None
+            yield
+        finally:
+            os.close(fd)
+
+    def try_out(self) -> None:
+        """Whether there is room for an enrolment; nothing of it stays."""
+        self.write_bytes(".trial", bytes(TRIAL_BYTES))
+        self.remove(".trial")
+
+    def sweep(self) -> None:
+        """Remove what writers that were killed have left."""
+        with contextlib.suppress(OSError):
+            for path in self.path.iterdir():
+                if _DRAFT.fullmatch(path.name) and time.time() - path.lstat().st_mtime > OLD_DRAFT_S:
+                    path.unlink(missing_ok=True)
 
     def changed_at(self, name: str) -> int:
         """When a file was written last, in ns; 0 where there is none."""

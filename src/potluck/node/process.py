@@ -9,12 +9,12 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
 from potluck.node.agent import Agent, Machine
-from potluck.node.home import Home, HomeError, Running
+from potluck.node.home import Home, Running
 from potluck.node.page import Page
 from potluck.node.report import report
 from potluck.node.settings import NodeSettings
@@ -39,7 +39,9 @@ def serve(
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     for chatty in ("websockets", "asyncio"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
-    with _alone(home):
+    # a second agent of the same home would look like a copy of this machine to the gateway
+    with home.alone(LOCK_FILE, f"an agent runs already from {home.path}: potluck node status"):
+        home.sweep()
         asyncio.run(_serve(home, settings, machine, engine_keys, model_home, say))
 
 
@@ -75,30 +77,3 @@ def order(agent: Agent, action: str, for_s: float | None) -> None:
         agent.resume()
     else:
         (agent.pause if action == "pause" else agent.drain)(for_s)
-
-
-@contextlib.contextmanager
-def _alone(home: Home) -> Iterator[None]:
-    """A second agent of the same home would look like a copy of this machine to the gateway."""
-    try:
-        try:
-            fd = home.create(LOCK_FILE)
-        except FileExistsError:
-            fd = os.open(home.path / LOCK_FILE, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0))
-    except OSError as error:
-        raise HomeError(f"{home.path / LOCK_FILE} cannot be opened: {error.strerror}") from None
-    try:
-        try:
-            if sys.platform == "win32":
-                import msvcrt
-
-                msvcrt.locking(fd, msvcrt.LK_NBLCK, 1)
-            else:
-                import fcntl
-
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise HomeError(f"an agent runs already from {home.path}: potluck node status") from None
-        yield
-    finally:
-        os.close(fd)

@@ -9,7 +9,7 @@ import pytest
 from potluck.node.facts import Facts, Reading
 from potluck.node.home import SYSTEM_HOME, Enrolled, Home, HomeError, Kept, KeyFile, node_home
 from potluck.node.presence.reports import SECRET_FILE, secret_of
-from potluck.node.process import LOCK_FILE, _alone
+from potluck.node.process import LOCK_FILE
 from potluck.node.rules import KeptExits
 from potluck.node.settings import NodeSettings
 from potluck.node.standing import Standing
@@ -62,7 +62,7 @@ def test_what_root_writes_is_whose_the_directory_is(tmp_path: Path) -> None:
     home.write("settings.json", NodeSettings())
     home.write("state.json", Kept(False))
     secret_of(home)
-    with _alone(home):
+    with home.alone(LOCK_FILE):
         pass
     made = {path.name: path.stat() for path in tmp_path.iterdir()}
     assert made.keys() == {"settings.json", "state.json", SECRET_FILE, LOCK_FILE}
@@ -79,7 +79,7 @@ def test_no_link_in_the_directory_is_followed(tmp_path: Path) -> None:
     for name in (f".settings.json.{os.getpid()}", "settings.json", LOCK_FILE):
         (place / name).symlink_to(other)
     home.write("settings.json", NodeSettings())
-    with pytest.raises(HomeError, match=LOCK_FILE), _alone(home):
+    with pytest.raises(HomeError, match=LOCK_FILE), home.alone(LOCK_FILE):
         pass
     assert other.read_bytes() == b"theirs"
     assert not (place / "settings.json").is_symlink()

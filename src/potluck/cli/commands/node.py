@@ -3,14 +3,15 @@
 The commands that the running agent is asked with are in `node_agent`.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from potluck.cli.commands.node_agent import drain, pause, presence_helper, resume, run, status
-from potluck.cli.failure import USAGE, Failure
+from potluck.cli.failure import FAILED, NO_CONNECTION, USAGE, Failure
 from potluck.cli.node_home import (
     ENGINE_KEYS,
+    change_settings,
     engine_keys,
     failing,
     node_home_option,
@@ -22,6 +23,9 @@ from potluck.cli.number import Number
 from potluck.cli.secrets_in import read_secret
 from potluck.cli.session import Group, Session, current
 from potluck.model.secret import Secret
+
+if TYPE_CHECKING:
+    from potluck.node.settings import NodeSettings
 
 JOIN_VARIABLE = "POTLUCK_JOIN_TOKEN"
 _NANOUSD = 1_000_000_000
@@ -74,45 +78,80 @@ def join(
     force: bool,
     home: str | None,
 ) -> None:
-    """Enrol this machine with a gateway, by a join token from its administrator."""
+    """Enrol this machine with a gateway, by a join token from its administrator.
+
+    Give the token as POTLUCK_JOIN_TOKEN or --token-stdin: what stands on a command line, others can see.
+    """
     from pathlib import Path
 
-    from potluck.engines.asking import Place
+    from potluck.node import keys
     from potluck.node.enrolment import Gateway
-    from potluck.node.home import KeyFile
-    from potluck.node.identity import Identity, fresh_key, to_text
-    from potluck.node.settings import with_value
+    from potluck.node.settings import NodeSettings, with_value
+
+    def wanted(settings: NodeSettings) -> NodeSettings:
+        for setting, value in (("schedule", schedule), ("mode", mode), ("engines", ",".join(engines))):
+            settings = with_value(settings, setting, value) if value else settings
+        if local_model:
+            settings = with_value(settings, "local_model", "yes")
+        for model, input_usd, output_usd in prices:
+            settings = _priced(settings, model, input_usd, output_usd)
+        return settings
 
     session, files = current(), open_home(home)
-    if files.enrolled() is not None and not force:
-        raise Failure(f"this machine has joined already ({files.path}): potluck node leave, or --force")
+    before = _joined_before(files, force)
     secret = _token(session, token, token_stdin)
-    settings = read_settings(files)
-    for setting, value in (("schedule", schedule), ("mode", mode), ("engines", ",".join(engines))):
-        settings = with_value(settings, setting, value) if value else settings
-    if local_model:
-        settings = with_value(settings, "local_model", "yes")
-    for model, input_usd, output_usd in prices:
-        settings = _priced(settings, model, input_usd, output_usd)
-    for each in settings.engines:
-        Place.parse(each, elsewhere=True)
+    wanted(read_settings(files))  # what cannot be taken is said before anything is sent
     if insecure and not session.json:
         session.output.warn([f"what goes to {address} over plain http can be read and changed on the way"])
-    files.prepare()
-    key = fresh_key()
     gateway = Gateway(address, insecure=insecure, ca_file=str(Path(ca_file).absolute()) if ca_file else "")
-    enrolled, key_id, state = gateway.enroll(secret, Identity(key), name or _host_name())
-    files.write("key", KeyFile(key_id, to_text(key)))
-    files.remove("state.json")
-    files.write("settings.json", settings)
-    files.write("node.json", enrolled)
+    enrolled, state = keys.join(files, gateway, secret, name or _host_name(), force=force)
+    settings = change_settings(files, wanted)
+    left = _leave_before(before) if before is not None and before[0].node != enrolled.node else ""
+    _warn_of_dear(session, settings, enrolled)
     if session.json:
         session.output.data({"node": enrolled.node, "name": enrolled.name, "state": state, "home": str(files.path)})
         return
     session.output.line(f"this machine is {enrolled.name!r} at {enrolled.url}")
+    if left:
+        session.output.line(left)
     if state != "approved":
         session.output.line(f"an administrator has to approve it there: potluck nodes approve {enrolled.name}")
-    session.output.line("start it: potluck node run (or with the machine: potluck node install-service)")
+    if report_of(files) is not None:
+        session.output.line("the agent that runs goes on as this node")
+    else:
+        session.output.line("start it: potluck node run (or with the machine: potluck node install-service)")
+
+
+def _joined_before(files: Any, force: bool) -> tuple[Any, Any] | None:
+    """The enrolment that this one replaces, and its key, as far as both can be read."""
+    from potluck.node.home import HomeError
+
+    try:
+        enrolled = files.enrolled()
+        if enrolled is not None and not force:
+            raise Failure(f"this machine has joined already ({files.path}): potluck node leave, or --force")
+        return None if enrolled is None else (enrolled, files.key())
+    except HomeError:
+        if not force:
+            raise
+        return None
+
+
+def _leave_before(before: tuple[Any, Any]) -> str:
+    """End the enrolment that was replaced; what became of it, in a line."""
+    from potluck.node.enrolment import EnrolmentError, Gateway
+    from potluck.node.home import HomeError
+    from potluck.node.keys import identity_of
+
+    enrolled, key = before
+    try:
+        gateway = Gateway(enrolled.url, insecure=enrolled.insecure, ca_file=enrolled.ca_file)
+        gateway.leave(enrolled, key.id, identity_of(key))
+    except (EnrolmentError, HomeError) as error:
+        return (
+            f"{enrolled.name!r} stays enrolled at {enrolled.url}: {error}; there: potluck nodes revoke {enrolled.name}"
+        )
+    return f"it has left {enrolled.url}, where it was {enrolled.name!r}"
 
 
 @node.command()
@@ -122,18 +161,27 @@ def join(
 def leave(force: bool, home: str | None) -> None:
     """End the enrolment: the gateway forgets this machine, and this machine the gateway."""
     from potluck.node.enrolment import EnrolmentError, Gateway
+    from potluck.node.home import ENROLMENT_LOCK, NEXT_KEY, HomeError
+    from potluck.node.keys import BUSY, identity_of
 
     session, files = current(), open_home(home)
-    enrolled, key = _joined(files), files.key()
-    try:
-        gateway = Gateway(enrolled.url, insecure=enrolled.insecure, ca_file=enrolled.ca_file)
-        gateway.leave(enrolled, key.id, _identity(key.private))
-    except EnrolmentError as error:
-        if not force:
-            raise Failure(f"{error}; --force forgets it here all the same", 3 if not error.connected else 1) from None
-    files.remove("node.json", "key", "state.json")
+    enrolled, untold = _joined(files), ""
+    with files.alone(ENROLMENT_LOCK, BUSY):
+        try:
+            key = files.key()
+            gateway = Gateway(enrolled.url, insecure=enrolled.insecure, ca_file=enrolled.ca_file)
+            gateway.leave(enrolled, key.id, identity_of(key))
+        except (EnrolmentError, HomeError) as error:
+            if not force:
+                status = NO_CONNECTION if isinstance(error, EnrolmentError) and not error.connected else FAILED
+                raise Failure(f"{error}; --force forgets it here all the same", status) from None
+            untold = str(error)
+        files.remove("node.json", "key", NEXT_KEY, "state.json")
     if session.json:
-        session.output.data({"left": enrolled.name})
+        session.output.data({"left": enrolled.name, "told": not untold})
+    elif untold:
+        session.output.line(f"this machine has forgotten {enrolled.url}, which was not told: {untold}")
+        session.output.line(f"there it stays enrolled until: potluck nodes revoke {enrolled.name}")
     else:
         session.output.line(f"{enrolled.name} has left {enrolled.url}; an agent that runs will find that out")
 
@@ -143,15 +191,11 @@ def leave(force: bool, home: str | None) -> None:
 @failing
 def rotate_key(home: str | None) -> None:
     """Give this machine a new key; the old one is good for another day."""
-    from potluck.node.enrolment import Gateway
-    from potluck.node.home import KeyFile
-    from potluck.node.identity import Identity, fresh_key, to_text
+    from potluck.node.keys import rotate
 
     session, files = current(), open_home(home)
-    enrolled, key, fresh = _joined(files), files.key(), fresh_key()
-    gateway = Gateway(enrolled.url, insecure=enrolled.insecure, ca_file=enrolled.ca_file)
-    key_id = gateway.rotate(enrolled, key.id, _identity(key.private), Identity(fresh))
-    files.write("key", KeyFile(key_id, to_text(fresh)))
+    _joined(files)
+    key_id = rotate(files)
     if session.json:
         session.output.data({"key": key_id})
     else:
@@ -169,29 +213,24 @@ def price(model: str | None, input_: float | None, output: float | None, clear: 
     """Show what you ask for models, or set it; MODEL `*` stands for all others. A running agent takes it up."""
     import msgspec
 
-    session, files = current(), open_home(home)
-    settings = read_settings(files)
-    if model is not None:
+    from potluck.node.settings import NodeSettings
+
+    def changed(settings: NodeSettings) -> NodeSettings:
+        assert model is not None
         if clear:
             prices = {name: each for name, each in settings.prices.items() if name != model}
-            settings = msgspec.structs.replace(settings, prices=prices)
-        elif input_ is None or output is None:
+            return msgspec.structs.replace(settings, prices=prices)
+        if input_ is None or output is None:
             raise Failure("a price needs both: --input USD --output USD (per million tokens), or --clear", USAGE)
-        else:
-            settings = _priced(settings, model, input_, output)
-        files.prepare()
-        files.write("settings.json", settings)
+        return _priced(settings, model, input_, output)
+
+    session, files = current(), open_home(home)
+    settings = read_settings(files) if model is None else change_settings(files, changed)
     rows = [
         {"model": name, "input": each.input / _NANOUSD, "output": each.output / _NANOUSD}
         for name, each in sorted(settings.prices.items())
     ]
-    enrolled = files.enrolled()
-    ceiling = enrolled.max_price if enrolled is not None else None
-    dear = [
-        name for name, each in settings.prices.items()
-        if ceiling is not None and (each.input > ceiling.input or each.output > ceiling.output)
-    ]  # fmt: skip
-    session.output.warn(f"{name}: the gateway counts at most what this machine's token allows" for name in dear)
+    _warn_of_dear(session, settings, files.enrolled())
     if session.json:
         session.output.data({"data": rows})
         return
@@ -226,9 +265,7 @@ def set_(key: str | None, value: str | None, home: str | None) -> None:
             columns = [("SETTING", "key"), ("VALUE", "value"), ("UNIT", "unit"), ("WHAT", "help")]
             session.output.table(columns, rows, empty="")
         return
-    settings = with_value(settings, key, value or "")
-    files.prepare()
-    files.write("settings.json", settings)
+    settings = change_settings(files, lambda before: with_value(before, key, value or ""))
     name = key.replace("-", "_")
     said = shown(name, getattr(settings, name))
     late = name in _AT_START and report_of(files) is not None
@@ -252,24 +289,28 @@ def engine_key(address: str, key_env: str | None, key_stdin: bool, clear: bool, 
     """Keep the key that an engine of yours wants; it stays on this machine."""
     import msgspec
 
+    from potluck.node.home import SETTINGS_LOCK
+
     session, files = current(), open_home(home)
-    keys = engine_keys(files)
-    if clear:
-        keys.pop(address, None)
-    else:
-        secret = read_secret(session, key_env, key_stdin)
-        if secret is None:
-            raise Failure("which key? --key-env VARIABLE or --key-stdin", USAGE)
-        keys[address] = secret.reveal()
+    secret = None if clear else read_secret(session, key_env, key_stdin)
+    if not clear and secret is None:
+        raise Failure("which key? --key-env VARIABLE or --key-stdin", USAGE)
     files.prepare()
-    files.write_bytes(ENGINE_KEYS, msgspec.json.encode(keys))
+    with files.alone(SETTINGS_LOCK):
+        keys = engine_keys(files)
+        was_there = keys.pop(address, None) is not None
+        if secret is not None:
+            keys[address] = secret.reveal()
+        files.write_bytes(ENGINE_KEYS, msgspec.json.encode(keys))
     if session.json:
         session.output.data({"engine": address, "key": address in keys})
         return
-    session.output.line(
-        f"the key of {address} is {'kept' if address in keys else 'forgotten'}, from the agent's next start"
-    )
-    if address not in read_settings(files).engines:
+    if clear and not was_there:
+        others = f"; there are keys of {', '.join(sorted(keys))}" if keys else ""
+        session.output.line(f"there was no key of {address}{others}")
+        return
+    session.output.line(f"the key of {address} is {'forgotten' if clear else 'kept'}, from the agent's next start")
+    if not clear and address not in read_settings(files).engines:
         session.output.line(f"name the engine too: potluck node set engines {address}")
 
 
@@ -334,16 +375,16 @@ def _joined(files: Any) -> Any:
     return enrolled
 
 
-def _identity(private: str) -> Any:
-    from potluck.node.identity import Identity, from_text
+def _warn_of_dear(session: Session, settings: Any, enrolled: Any) -> None:
+    ceiling = enrolled.max_price if enrolled is not None else None
+    dear = [
+        name for name, each in settings.prices.items()
+        if ceiling is not None and (each.input > ceiling.input or each.output > ceiling.output)
+    ]  # fmt: skip
+    session.output.warn(f"{name}: the gateway counts at most what this machine's token allows" for name in dear)
 
-    try:
-        return Identity(from_text(private, 32))
-    except ValueError:
-        raise Failure("the node's key is damaged: potluck node leave --force, then join again") from None
 
-
-def _priced(settings: Any, model: str, input_usd: float, output_usd: float) -> Any:
+def _priced(settings: "NodeSettings", model: str, input_usd: float, output_usd: float) -> "NodeSettings":
     from decimal import Decimal
 
     import msgspec
