@@ -48,7 +48,8 @@ class JoinToken(msgspec.Struct, frozen=True):
     tags: tuple[str, ...] = ()
     max_models: int | None = None
     max_price: NodePrice | None = None
-    """what their owners may ask at most; None: 0 for own machines (own use is free), no limit for the community's"""
+    """What their owners may ask at most. None: 0 for own machines (own use is free); for the community's no announced
+    price counts, and their models cost what is set at the gateway."""
     revoked_at_ms: int | None = None
 
 

@@ -2,7 +2,8 @@
 
 Everything that a node announced is a stranger's word, validated when it came. Rules:
 - The price is the one set at the gateway; else the announced one, if it is within the node's ceiling; else 0 for own
-  machines. A price above the ceiling, and a community node without any, make a target unroutable, in words.
+  machines. A price above the ceiling, an announced one of a community node without a ceiling, and a community node
+  without any price make a target unroutable, in words.
 - A model that two of its engines offer is the first one's: a target's name says node and model, no engine.
 - Whether it is connected is not known here.
 """
@@ -167,10 +168,11 @@ def price_on(node: Node, model: OfferedModel, operator: Price | None) -> tuple[P
 def above_ceiling(node: Node, price: NodePrice) -> str:
     """Why a price is more than the node may ask, or an empty text."""
     ceiling = node.max_price or (None if node.community else NodePrice(0, 0))
-    if ceiling is None or (price.input <= ceiling.input and price.output <= ceiling.output):
+    if ceiling is None:
+        return f"its owner asks {_usd(price)} USD per million tokens, and its join token names no ceiling"
+    if price.input <= ceiling.input and price.output <= ceiling.output:
         return ""
-    asked, most = _usd(price), _usd(ceiling)
-    return f"its owner asks {asked} USD per million tokens, and its join token allows {most}"
+    return f"its owner asks {_usd(price)} USD per million tokens, and its join token allows {_usd(ceiling)}"
 
 
 @lru_cache(maxsize=1_000)

@@ -192,7 +192,12 @@ def token() -> None:
 @click.option("--tag", "tags", multiple=True, help="A tag of its nodes; several times for more.")
 @click.option("--max-models", type=click.IntRange(1, 500), help="Models that a node may offer.")
 @click.option("--max-price-input", type=_USD, metavar="USD", help="The most a node may ask per million input tokens.")
-@click.option("--max-price-output", type=_USD, metavar="USD", help="The same of output tokens. Default: 0, own use.")
+@click.option(
+    "--max-price-output",
+    type=_USD,
+    metavar="USD",
+    help="The same of output tokens. Without the two: own nodes nothing; a community node is priced by hand.",
+)
 def create(
     uses: int | None, expires: str, max_price_input: float | None, max_price_output: float | None, **terms: Any
 ) -> None:
