@@ -156,8 +156,8 @@ class Importer:
             if cursor.execute(_INSERT_REQUESTS, request_row(record)).rowcount > 0:
                 rollup.add(record)
                 new += 1
-        cursor.executemany(_UPSERT_HOURS, [(*key, *sums) for key, sums in rollup.hours.items()])
-        cursor.executemany(_UPSERT_USER_HOURS, [(*key, *sums) for key, sums in rollup.user_hours.items()])
+        cursor.executemany(_UPSERT_HOURS, rollup.hour_rows())
+        cursor.executemany(_UPSERT_USER_HOURS, rollup.user_hour_rows())
         cursor.executemany(
             UPSERT_REFUSALS,
             [

@@ -31,6 +31,8 @@ AS_SUMS = (
 MS_PER_HOUR = 3_600_000
 MAX_NUMBER = 2**53
 """a greater count is an upstream's nonsense; cut to this, since a row that the database refuses blocks all"""
+MAX_SUM = 2**61
+"""the same of an hour's sums; two of them added are still a number that the database has"""
 
 _Int = Annotated[int, msgspec.Meta(ge=-MAX_NUMBER, le=MAX_NUMBER)]
 
@@ -249,6 +251,14 @@ class Rollup:
         self.hours: dict[Row, Sums] = {}
         self.user_hours: dict[Row, Sums] = {}
 
+    def hour_rows(self) -> list[Row]:
+        """For `upsert_sums` of `usage_hours`."""
+        return [(*key, *map(_bounded, sums)) for key, sums in self.hours.items()]
+
+    def user_hour_rows(self) -> list[Row]:
+        """For `upsert_sums` of `usage_user_hours`."""
+        return [(*key, *map(_bounded, sums)) for key, sums in self.user_hours.items()]
+
     def add(self, record: RecordLine) -> None:
         usage = record.usage or _NO_TOKENS
         outcome = record.outcome
@@ -295,6 +305,10 @@ def _add(sums: dict[Row, Sums], key: Row, values: tuple[int, ...]) -> None:
         before[:] = map(int.__add__, before, values)
 
 
+def _bounded(total: int) -> int:
+    return max(-MAX_SUM, min(total, MAX_SUM))
+
+
 def insert_requests() -> str:
     places = ", ".join("?" * len(REQUEST_COLUMNS.split(",")))
     return f"INSERT INTO requests ({REQUEST_COLUMNS}) VALUES ({places}) ON CONFLICT DO NOTHING"  # noqa: S608 — our own names
@@ -303,7 +317,7 @@ def insert_requests() -> str:
 def upsert_sums(table: str, key: str) -> str:
     sums = SUM_COLUMNS.split(", ")
     places = ", ".join("?" * (len(key.split(",")) + len(sums)))
-    adds = ", ".join(f"{name} = {table}.{name} + excluded.{name}" for name in sums)
+    adds = ", ".join(f"{name} = min({table}.{name} + excluded.{name}, {MAX_SUM})" for name in sums)
     return (
         f"INSERT INTO {table} ({key}, {SUM_COLUMNS}) VALUES ({places}) "  # noqa: S608 — our own names
         f"ON CONFLICT ({key}) DO UPDATE SET {adds}"

@@ -46,6 +46,27 @@ def some_records() -> list[UsageRecord]:
 RECORDS = some_records()
 
 
+def test_absurd_costs_fail_no_report(tmp_path: Path) -> None:
+    """More than the database can add up, in one hour, over batches and over hours: every report still comes."""
+    home = make_home(tmp_path)
+    work = Importer(home / "spool", home / "usage.db")
+    most = 2**53
+    for batch in range(3):
+        made = [
+            record(f"{batch}-{n:04d}", at_ms=AT_MS + n % 3 * HOUR_MS, user="ann", cost_nanousd=most)
+            for n in range(1_500)
+        ]
+        (home / f"spool/0a-00000{batch + 1}.jsonl").write_bytes(b"".join(line(each) for each in made))
+        work.poll()
+    work.close()
+    for by in ("model", "user", "day"):
+        for since_ms in (0, AT_MS + 1):  # from the hourly sums, and from the requests that the edge cuts
+            report = usage_report(home / "usage.db", by, since_ms=since_ms)
+            assert report["total"]["cost_nanousd"] > most
+            assert report["total"]["requests"] >= 2_999
+    assert usage_report(home / "usage.db", "model")["total"]["requests"] == 4_500
+
+
 @pytest.fixture(scope="module")
 def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     home = make_home(tmp_path_factory.mktemp("home"))
