@@ -8,6 +8,7 @@ Rules of this file
   and reported. If none does, they are closed (`superseded`), their jobs are given up, and the newcomer is the node.
 - It takes calls up to its slots and its own queue. What is above waits here, its owner's calls first, at most
   `QUEUED_PER_SLOT` times its slots; a call of the owner takes the place of the last of the others. Beyond: `busy`.
+  Its own words reach as far as `MAX_STREAMS` at once, and as many waiting.
 - A call goes over the link with the fewest streams, of those that may open one; a suspect link may not.
 - A link over which calls run and nothing is heard for `QUIET_S` is asked by a WebSocket ping; after `GONE_S` it is
   given up, long before its heartbeats would. The machine can come back on another one and go on.
@@ -295,7 +296,7 @@ class HubNode:
         if len(self.calls) < self._room() and not self.waiting and not self.waiting_own:
             return self._start(call)
         caps = self.caps
-        most = QUEUED_PER_SLOT * caps.slots if caps is not None else 0
+        most = min(QUEUED_PER_SLOT * caps.slots, m.MAX_STREAMS) if caps is not None else 0
         own = call.place.own
         if len(self.waiting) + len(self.waiting_own) >= most:
             if not own or not self.waiting:
