@@ -15,10 +15,10 @@ from agent_rig import PACE, LinkGateway, StillMachine, enrol, rigged, until
 
 from potluck.conformance.call import Call
 from potluck.conformance.engines import CHAT, FakeEngine
-from potluck.node import dialing
+from potluck.node import dialing, keys
 from potluck.node.agent import Agent
-from potluck.node.home import Home, HomeError
-from potluck.node.identity import Identity, fresh_key
+from potluck.node.home import Home, HomeError, KeyFile
+from potluck.node.identity import Identity, fresh_key, to_text
 from potluck.node.settings import NodeSettings
 from potluck.wire import link_messages as m
 
@@ -149,6 +149,77 @@ async def test_a_machine_that_leaves_and_joins_anew_is_back(engine: FakeEngine, 
         for name, content in kept.items():
             rig.agent.home.write_bytes(name, content)
         await rig.ready()
+
+
+async def test_a_machine_that_joins_anew_while_linked_goes_over(engine: FakeEngine, tmp_path: Path) -> None:
+    """`join --force` beside a running agent: its links as the old node end, and it is the new one at once."""
+    async with rigged(tmp_path, owner(engine)) as rig:
+        await rig.ready()
+        home, before = rig.agent.home, rig.agent.enrolled
+        home.write("key", KeyFile("nky_2", home.key().private, "node_2"))
+        home.write("node.json", msgspec.structs.replace(before, node="node_2", name="lab-2"))
+        await until(lambda: {link.hello and link.hello.node for link in rig.gateway.links} == {"node_2"})
+        await rig.ready()
+        assert rig.agent.enrolled.name == "lab-2"
+
+
+async def test_a_key_whose_change_was_not_heard_is_asked_for_at_the_start(
+    engine: FakeEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The gateway may have the new key already, and the old one is good for a day: the agent finishes it by itself."""
+    asked: list[str] = []
+
+    class Taker:
+        def __init__(self, *_: Any, **__: Any) -> None:
+            pass
+
+        def rotate(self, enrolled: Any, key: str, old: Identity, new: Identity) -> str:
+            asked.append(key)
+            return "nky_2"
+
+    monkeypatch.setattr(keys, "Gateway", Taker)
+    coming = to_text(fresh_key())
+    Home(tmp_path).write("key.next", KeyFile("", coming, purpose="rotate node_1"))
+    async with rigged(tmp_path, owner(engine)) as rig:
+        await until(lambda: rig.agent.home.key().private == coming)
+        assert (asked, rig.agent.home.key().id) == (["nky_1"], "nky_2")
+        await until(lambda: not (tmp_path / "key.next").exists())
+
+
+async def test_an_engine_that_is_restarted_keeps_its_models(engine: FakeEngine, tmp_path: Path) -> None:
+    """While it is down CAPS stays as it was and LOAD says so; calls are refused for now; back, it serves at once."""
+    port = int(engine.base_url.split(":")[2].split("/")[0])
+    async with rigged(tmp_path, owner(engine)) as rig:
+        await rig.ready()
+        link = rig.gateway.links[0]
+        before = link.caps
+        await engine.stop()
+        await until(lambda: link.load is not None and not any(each.reachable for each in link.load.engines))
+        assert link.load is not None
+        assert link.load.state == "paused"
+        assert "does not answer" in link.load.reason
+        assert link.load.engines
+        assert link.caps == before
+        async with FakeEngine("openai-compatible", port=port):
+            await rig.ready()
+            assert link.caps == before
+            assert (await rig.gateway.open(CHAT, asked()).over()).end == "ended"
+
+
+async def test_of_two_engines_the_one_that_is_down_refuses_for_now(engine: FakeEngine, tmp_path: Path) -> None:
+    """The machine serves by the other one; a call to the first is refused as one that may be tried again later."""
+    async with FakeEngine("llama.cpp") as other:
+        settings = NodeSettings(engines=(engine.base_url, other.base_url), discover=False, page_port=0)
+        async with rigged(tmp_path, settings) as rig:
+            await rig.ready()
+            await until(lambda: all(link.caps and len(link.caps.engines) == 2 for link in rig.gateway.links))
+            await engine.stop()
+            await until(lambda: any(one.away for one in rig.agent.offers.offered.values()))
+            [down] = [id_ for id_, one in rig.agent.offers.offered.items() if one.away]
+            refused = await rig.gateway.open(CHAT, asked(), engine=down).over()
+            assert refused.end == "refused model_loading"
+            assert "does not answer" in refused.detail
+            assert rig.agent.state == "ready"
 
 
 async def test_an_error_of_the_agents_own_ends_one_link(
@@ -404,17 +475,6 @@ async def test_a_node_that_is_not_taken_up_is_pending(engine: FakeEngine, tmp_pa
             link.core.caps_ack(link.caps.revision)
         gateway.pump()
         await until(lambda: rig.agent.state == "ready")
-
-
-async def test_what_an_engine_serves_is_followed(engine: FakeEngine, tmp_path: Path) -> None:
-    """An engine that goes takes its models out of the offer, and brings them back."""
-    async with rigged(tmp_path, owner(engine)) as rig:
-        await rig.ready()
-        await engine.stop()
-        await until(lambda: all(link.caps and not link.caps.models for link in rig.gateway.links))
-        assert "no engine" in rig.agent.reason
-        await engine.start()
-        await rig.ready()
 
 
 async def test_settings_are_heeded_while_it_runs(engine: FakeEngine, tmp_path: Path) -> None:

@@ -25,7 +25,8 @@ async def look(place: Place, before: Engine | None = None, timeout_s: float = AS
             found = await converse(place, take_inventory(identity, before), timeout_s)
         except UnansweredError:
             return Absent("it stopped answering while it was asked what it serves")
-    return Engine(identity.kind, place.base_url, identity.state, identity.version, found.models, found.elsewhere)
+    said = (identity.kind, place.base_url, identity.state, identity.version)
+    return Engine(*said, found.models, found.elsewhere, found.unusable)
 
 
 async def discover(

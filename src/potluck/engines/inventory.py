@@ -24,10 +24,11 @@ from potluck.model.engine import Confidence, Engine, EngineCapability, EngineKin
 
 
 class Inventory(msgspec.Struct, frozen=True):
-    """`models` and `elsewhere` as in `Engine`."""
+    """`models`, `elsewhere` and `unusable` as in `Engine`."""
 
     models: tuple[EngineModel, ...]
     elsewhere: tuple[str, ...] = ()
+    unusable: tuple[str, ...] = ()
 
 
 def take_inventory(identity: Identity, before: Engine | None = None) -> Dialogue[Inventory]:
@@ -48,7 +49,7 @@ def take_inventory(identity: Identity, before: Engine | None = None) -> Dialogue
     elsewhere = tuple(sorted(set(found.elsewhere)))
     # a name twice is one model; one that is run here and elsewhere may be run elsewhere
     own = {model.name: model for model in found.models if model.name not in elsewhere}
-    return Inventory(tuple(_judged(own[each]) for each in sorted(own)), elsewhere)
+    return Inventory(tuple(_judged(own[each]) for each in sorted(own)), elsewhere, _unusable(identity.listed))
 
 
 class UnansweredError(Exception):
@@ -61,6 +62,15 @@ def _ask(path: str, body: bytes = b"") -> Dialogue[Reply]:
     if not reply.status:
         raise UnansweredError
     return reply
+
+
+def _unusable(listed: Reply) -> tuple[str, ...]:
+    told = {card["id"] for card in objects(listed.json, "data") if isinstance(card.get("id"), str)}
+    return tuple(sorted(each.encode("ascii", "backslashreplace")[:60].decode() for each in told if not _is_name(each)))
+
+
+def _is_name(told: str) -> bool:
+    return bool(name({"id": told}, "id"))
 
 
 def _judged(model: EngineModel) -> EngineModel:

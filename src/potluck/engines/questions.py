@@ -9,6 +9,7 @@ Rules of this file
   number or text passes that a gateway could not handle.
 """
 
+import json
 from collections.abc import Generator, Iterator
 from functools import cached_property
 from typing import Any, TypeVar
@@ -63,9 +64,14 @@ Dialogue = Generator[Question, Reply, T]
 
 
 def _decoded(body: bytes) -> Any:
+    """None: it is no JSON. One bad text in it is no reason to read nothing of the rest."""
     try:
         return msgspec.json.decode(body)
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+        pass
+    try:
+        return json.loads(body.decode("utf-8", "replace"))  # half a surrogate pair, bytes that are no UTF-8
+    except (ValueError, RecursionError):
         return None
 
 

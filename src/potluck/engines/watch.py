@@ -3,7 +3,8 @@
 Rules of this file
 - One watch per engine, one question at a time: the engine never sees more of us.
 - An engine that lets a question pass is not gone: one that works on a long prompt answers late. It is gone when nobody
-  listens, or when it was looked for three times in vain; then it is looked for ever more seldom, at least every minute.
+  listens, or when it was looked for three times in vain; then it is looked for ever more seldom, at least every minute,
+  and where it was before every few seconds: it may just be starting again.
 - It is never started, restarted, loaded or unloaded from here.
 """
 
@@ -31,6 +32,8 @@ class WatchPace(msgspec.Struct, frozen=True):
     first_back_off_s: float = 2.0
     """doubles with every look in vain"""
     max_back_off_s: float = 60.0
+    missed_back_off_s: float = 4.0
+    """longest where it was found before"""
     timeout_s: float = ASK_TIMEOUT_S
 
 
@@ -66,7 +69,8 @@ class EngineWatch:
             missed += 1
             if found.refused or missed >= SILENT_LOOKS or self.engine is None:
                 self._set(None, found.reason)
-            await self._pause(back_off_s(missed, self._pace))
+            pause_s = back_off_s(missed, self._pace)
+            await self._pause(pause_s if self._last is None else min(pause_s, self._pace.missed_back_off_s))
 
     async def _follow(self, engine: Engine) -> None:
         """Read its load until it is time to look again."""

@@ -85,3 +85,5 @@ class Engine(msgspec.Struct, frozen=True):
     """sorted by name; those that the engine itself has run elsewhere are left out"""
     elsewhere: tuple[str, ...] = ()
     """the names of those"""
+    unusable: tuple[str, ...] = ()
+    """names that no request can carry, as ASCII: their models are left out too"""

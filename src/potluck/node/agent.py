@@ -127,6 +127,7 @@ class Agent:
             ports=ports,
             pace=pace,
         )
+        self.offers.most_models = enrolled.max_models
         self.jobs = Jobs(self.offers.find, self.links.pump, self._changed, self._engine_failed, self._has_room)
         self._commands = Commands(loop, self.offers, machine.claims, lambda: self.serves, self._has_room)
         self.telling = Telling(loop, self.links, self._caps, self._load)
@@ -165,7 +166,12 @@ class Agent:
     @property
     def serves(self) -> bool:
         """As far as this machine is concerned."""
-        return self.standing.decision.serve and not self._drains and not self._stopping and bool(self.offers.offered)
+        return self.standing.decision.serve and not self._drains and not self._stopping and self._can_call
+
+    @property
+    def _can_call(self) -> bool:
+        """There is an engine, and it answers."""
+        return bool(self.offers.offered) and not self.offers.away
 
     @property
     def reason(self) -> str:
@@ -181,6 +187,8 @@ class Agent:
             return "it does not serve: drained by the gateway's operator"
         if not self.offers.offered:
             return "it does not serve: no engine with a model was found here"
+        if self.offers.away:
+            return f"it does not serve: {self.offers.away}"
         if not self.telling.in_force:
             return "it does not serve yet: the gateway has not taken it up; it may wait for an administrator's approval"
         return self.standing.decision.reason
@@ -315,6 +323,7 @@ class Agent:
                 self.links.pump()
                 for link in tuple(self.links.live):
                     link.abort("this machine has joined anew")
+        self.offers.most_models = self.enrolled.max_models
         for slot in self.links.slots:
             slot.hurry(anew=True)
 
@@ -366,7 +375,8 @@ class Agent:
         if self.serves:
             jobs.closed = None
         else:
-            code = self.standing.decision.code or ("draining" if self._drains or self._stopping else "model_gone")
+            without: m.RefuseCode = "model_loading" if self.offers.away else "model_gone"  # it is tried again later
+            code = self.standing.decision.code or ("draining" if self._drains or self._stopping else without)
             jobs.close(code, self.reason)
         jobs.resize(self.offers.slots, self.settings.queue)
         if jobs.running and not self.serves:

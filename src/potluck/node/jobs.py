@@ -52,6 +52,8 @@ class Engine(msgspec.Struct, frozen=True, eq=False):
     """host, and the engine's key if it wants one"""
     upstream: Upstream
     slots: int
+    away: str = ""
+    """why it cannot be called now, though it is offered"""
 
 
 class EngineCall:
@@ -255,6 +257,8 @@ class Jobs:
             self._refuse(job, "model_gone", "this machine does not offer that model")
         elif self.closed is not None:
             self._refuse(job, *self.closed)
+        elif engine.away:
+            self._refuse(job, "model_loading", engine.away)
         elif not self._has_room(request.engine, request.model):
             self._refuse(job, "no_vram", "the model does not fit beside what is kept free of the GPU's memory")
         elif self._held_bytes + request.body_bytes > HELD_BODIES_BYTES:

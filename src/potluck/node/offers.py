@@ -3,12 +3,15 @@
 Rules of this file
 - Shared are engines that the owner named, and those that were recognised on well-known ports of loopback. A server that
   only looks like OpenAI's is shared only if it was named: it may be a gateway to somebody's paid account.
+- An engine that stopped answering stays offered, and is said not to be reachable: whoever restarts it has not taken its
+  models away. It is forgotten when another engine answers there, or when the agent starts anew.
 - Models that an engine has run elsewhere are not in its list (`engines.inventory`), so they are never offered.
 - An engine's id is the same on this machine as long as the engine is; it tells its kind, not its address.
 - What an engine says of itself goes through the protocol's patterns: what does not fit is left out, not sent.
 """
 
 import asyncio
+import logging
 import re
 from collections.abc import Callable, Mapping
 from hashlib import blake2b
@@ -39,6 +42,8 @@ MAX_OFFERED_ENGINES: Final = 32
 _CAPS_BYTES: Final = m.MAX_CAPS_BYTES - 32 * 1024  # of models; engines have the rest
 _LOAD_BYTES: Final = m.MAX_CONTROL_BYTES - 16 * 1024
 _MAX_MODELS: Final = 500
+SHOWN: Final = 5  # names in a line for people
+_MOST_TOLD: Final = 100
 _BATCHING: Final = frozenset({"vllm", "sglang"})
 _PATHS: Final = {
     "chat": "/v1/chat/completions",
@@ -51,6 +56,7 @@ _SURE: Final[dict[Confidence, Literal["high", "medium", "low"]]] = {
     "named": "medium",
     "guessed": "low",
 }
+_LOGGER = logging.getLogger("potluck.node")
 _NAME: Final = re.compile(r"[\x21-\x7e]{1,200}")
 _WORD: Final = re.compile(r"[A-Za-z0-9_.-]{0,40}")
 _DIGEST: Final = re.compile(r"[A-Za-z0-9:._-]{0,128}")
@@ -62,6 +68,11 @@ class Offered(msgspec.Struct, frozen=True, eq=False):
     engine: Engine
     offer: m.EngineOffer
     models: dict[str, m.ModelOffer]
+
+    @property
+    def away(self) -> str:
+        """Why it cannot be called now."""
+        return self.engine.away
 
 
 class Offers:
@@ -105,7 +116,12 @@ class Offers:
             self._local = BuiltinModel(home, loop, lambda _port, _secret: self._changed())
             self._local_upstream = LocalUpstream(pool, self._local, loop)
         self.offered: dict[str, Offered] = {}
+        self.most_models: int | None = None
+        """that the join token allows"""
         self._withheld: list[str] = []
+        self._told: set[str] = set()
+        self._seen: dict[EngineWatch, tuple[FoundEngine, int]] = {}
+        """engines that were offered, with their slots then"""
 
     async def run(self) -> None:
         """Watch until cancelled."""
@@ -144,6 +160,12 @@ class Offers:
         return f"{self._local.state}: {self._local.reason}".rstrip(": ") if self._local is not None else ""
 
     @property
+    def away(self) -> str:
+        """Why nothing can be called, though something is offered; empty: something can, or nothing is offered."""
+        reasons = [one.away for one in self.offered.values()]
+        return reasons[0] if reasons and all(reasons) else ""
+
+    @property
     def withheld(self) -> list[str]:
         """What was found and is not shared, and why, for the owner."""
         return self._withheld
@@ -180,7 +202,7 @@ class Offers:
             engines.append(
                 m.EngineState(
                     id_,
-                    True,
+                    not one.away,
                     waiting=waiting + ((load.queued if load is not None else 0) or 0),
                     running=max(running, seen or 0) if others else running,
                     slots=one.engine.slots,
@@ -202,45 +224,91 @@ class Offers:
         offered: dict[str, Offered] = {}
         self._withheld = []
         for watch in self.watches:
-            found = watch.engine
-            if found is None:
+            found, away = watch.engine, ""
+            where = f"{found.kind if found is not None else 'engine'} at {watch.place.base_url.removesuffix('/v1')}"
+            if found is not None and found.state == "locked":
+                away = "wants a key: potluck node engine-key"
+            elif found is not None and found.state != "ready":
+                away = "is loading"
+            elif found is None and watch in self._seen:
+                away = "does not answer"
+            before, slots = self._seen.get(watch, (None, 0))
+            if away:
+                where = where if found is not None or before is None else where.replace("engine", before.kind, 1)
+                self._withheld.append(f"{where}: it {away}")
+                if before is None or (found is not None and found.kind != before.kind):
+                    continue
+                found = before
+            elif found is None:
                 continue
-            where = f"{found.kind} at {watch.place.base_url.removesuffix('/v1')}"
-            if found.state != "ready":
-                wants = "it wants a key: potluck node engine-key" if found.state == "locked" else "it is loading"
-                self._withheld.append(f"{where}: {wants}")
             elif found.kind == "openai-compatible" and watch.place not in self._named:
                 self._withheld.append(
                     f"{where}: it is not known what it is; shared when named: potluck node set engines"
                 )
-            elif len(offered) < MAX_OFFERED_ENGINES and (one := self._offered(watch, found)) is not None:
+                continue
+            else:
+                slots = watch.load.slots or self.settings.slots or (MANY_SLOTS if found.kind in _BATCHING else 1)
+                self._seen[watch] = found, slots
+                self._note_names(where, found)
+            reason = f"its engine {where} {away}" if away else ""
+            if len(offered) < MAX_OFFERED_ENGINES and (one := self._offered(watch, found, slots, reason)) is not None:
                 offered[one.engine.id] = one
-        if self._local is not None and self._local_upstream is not None and self._local.state == "ready":
-            offered[LOCAL] = self._offered_local(self._local, self._local_upstream)
-        self.offered = offered
+        local = self._local
+        if local is not None and self._local_upstream is not None and (local.state == "ready" or LOCAL in self.offered):
+            away = "" if local.state == "ready" else f"its built-in model does not answer: {local.reason}"
+            offered[LOCAL] = self._offered_local(local, self._local_upstream, away)
+        self.offered = self._allowed(offered)
+        for each in self._withheld:
+            if each not in self._told and len(self._told) < _MOST_TOLD:
+                self._told.add(each)
+                _LOGGER.warning("not shared: %s", each)
+
+    def _note_names(self, where: str, found: FoundEngine) -> None:
+        """Models that cannot be offered for their names."""
+        long = [each.name[:60] for each in found.models if not _NAME.fullmatch(each.name)]
+        self._withheld += [
+            f"{where}: {shown}: no request can carry such a name (1 to 200 characters, ASCII, no spaces)"
+            for shown in _few([*found.unusable, *long])
+        ]
+
+    def _allowed(self, offered: dict[str, Offered]) -> dict[str, Offered]:
+        """The first ones, as many as the join token allows."""
+        names = [(id_, name) for id_, one in offered.items() for name in one.models]
+        if self.most_models is None or len(names) <= self.most_models:
+            return offered
+        left_out = [name for _, name in names[self.most_models :]]
+        self._withheld.append(
+            f"{', '.join(_few(left_out))}: the join token allows {self.most_models} models, the others come first"
+        )
+        kept = set(names[: self.most_models])
+        cut = {}
+        for id_, one in offered.items():
+            models = {name: each for name, each in one.models.items() if (id_, name) in kept}
+            if models:
+                cut[id_] = Offered(one.engine, one.offer, models)
+        return cut
 
     def _changed(self) -> None:
         self.refresh()
         self._on_change()
 
-    def _offered(self, watch: EngineWatch, found: FoundEngine) -> Offered | None:
+    def _offered(self, watch: EngineWatch, found: FoundEngine, slots: int, away: str) -> Offered | None:
         id_ = self._id(found)
         models = {each.name: each for model in found.models if (each := self._model(id_, model)) is not None}
         paths = sorted({path for each in models.values() for path in _paths(each.capabilities)})
         if not paths:
             return None
         place = watch.place
-        slots = watch.load.slots or self.settings.slots or (MANY_SLOTS if found.kind in _BATCHING else 1)
         fields = [("host", f"[{place.host}]:{place.port}" if ":" in place.host else f"{place.host}:{place.port}")]
         if place.key:
             fields.append(("authorization", f"Bearer {place.key.reveal()}"))
-        engine = Engine(id_, place.host, place.port, place.tls, place.prefix, tuple(fields), self._pool, slots)
+        engine = Engine(id_, place.host, place.port, place.tls, place.prefix, tuple(fields), self._pool, slots, away)
         version = "".join(each for each in found.version if each.isprintable())[:100]
         return Offered(engine, m.EngineOffer(id_, _word(found.kind), paths, version), models)
 
-    def _offered_local(self, local: BuiltinModel, upstream: Upstream) -> Offered:
+    def _offered_local(self, local: BuiltinModel, upstream: Upstream, away: str) -> Offered:
         fields = (("host", f"127.0.0.1:{local.port}"), ("authorization", f"Bearer {local.api_key}"))
-        engine = Engine(LOCAL, "127.0.0.1", local.port, False, "", fields, upstream, SLOTS)
+        engine = Engine(LOCAL, "127.0.0.1", local.port, False, "", fields, upstream, SLOTS, away)
         capabilities = ["chat", "completions", "embeddings"]
         input_price, output_price = self._price(model_file.MODEL_NAME)
         model = m.ModelOffer(
@@ -285,6 +353,11 @@ class Offers:
 
 
 T = TypeVar("T", bound=m.Message)
+
+
+def _few(names: list[str]) -> list[str]:
+    """The first ones, and how many more there are."""
+    return names if len(names) <= SHOWN else [*names[:SHOWN], f"{len(names) - SHOWN} more"]
 
 
 def _fitting(items: list[T], most_bytes: int) -> list[T]:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -138,6 +139,88 @@ def test_what_others_do_is_said_only_when_it_is_seen() -> None:
         [engine], [model] = found.loads(lambda engine, model: (1, 0), others)
         assert (engine.running, engine.waiting, engine.local_use, engine.kv_used) == (running, 1, others, 0.5)
         assert (model.resident, model.running) == (True, 1)
+
+
+def test_an_engine_that_stopped_answering_stays_offered() -> None:
+    """Its models, slots and id are as they were, and it is not reachable: gone, or loading after a restart."""
+    found = offers(TINY)
+    [watch] = found.watches
+    watch.load = EngineLoad(slots=4)
+    found.refresh()
+    before, was = found.caps(1, "", ""), watch.engine
+    assert was is not None
+    for engine, word in ((None, "does not answer"), (Engine("ollama", URL + "/v1", "loading"), "is loading")):
+        watch.engine, watch.load = engine, EngineLoad()
+        found.refresh()
+        assert found.caps(1, "", "") == before
+        [state], [model] = found.loads(nothing, None)
+        assert (state.reachable, model.name) == (False, "tiny:1b")
+        assert word in found.away
+        assert any(word in each for each in found.withheld)
+        place = found.find(state.id, "tiny:1b", CHAT)
+        assert place is not None
+        assert word in place.away
+    watch.engine = was
+    found.refresh()
+    [state], _ = found.loads(nothing, None)
+    assert (state.reachable, found.away, found.withheld) == (True, "", [])
+
+
+def test_an_engine_is_forgotten_when_another_answers_there() -> None:
+    """Also when it is the same one, without any model."""
+    found = offers(TINY)
+    [watch] = found.watches
+    watch.engine = Engine("vllm", URL + "/v1", "locked")
+    found.refresh()
+    assert found.offered == {}
+    found = offers(TINY)
+    [watch] = found.watches
+    watch.engine = Engine("ollama", URL + "/v1")
+    found.refresh()
+    watch.engine = None
+    found.refresh()
+    assert found.offered == {}
+
+
+def test_of_two_engines_one_may_be_away() -> None:
+    """The other serves as before."""
+    said = NodeSettings(engines=(URL, "http://127.0.0.1:8000"), discover=False)
+    found = Offers(said, "node_1", None, lambda: None)  # type: ignore[arg-type]
+    first, second = found.watches
+    first.engine = Engine("ollama", first.place.base_url, models=(TINY,))
+    second.engine = Engine("vllm", second.place.base_url, models=(EngineModel("other", ("chat",)),))
+    found.refresh()
+    second.engine = None
+    found.refresh()
+    assert [each.reachable for each in found.loads(nothing, None)[0]] == [True, False]
+    assert found.away == ""
+
+
+def test_a_token_for_few_models_offers_the_first_ones() -> None:
+    """What is left out is said by name, and is not there for requests either."""
+    found = offers(*(EngineModel(f"m{n}", ("chat",)) for n in range(9)))
+    found.most_models = 2
+    found.refresh()
+    assert [each.name for each in found.caps(1, "", "").models] == ["m0", "m1"]
+    [line] = found.withheld
+    assert "allows 2 models" in line
+    assert "m2, m3, m4, m5, m6, 2 more" in line
+    [id_] = found.offered
+    assert found.find(id_, "m2", CHAT) is None
+
+
+def test_names_that_no_request_can_carry_are_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    """Each in a line for the owner, and once in the log, however often the engines are looked at."""
+    found = offers(TINY, EngineModel("n" * 201, ("chat",)))
+    [watch] = found.watches
+    assert watch.engine is not None
+    watch.engine = msgspec.structs.replace(watch.engine, unusable=("two words",))
+    caplog.clear()
+    for _ in range(3):
+        found.refresh()
+    assert sum("two words" in each for each in found.withheld) == 1
+    assert sum("nnnn" in each for each in found.withheld) == 1
+    assert len([each for each in caplog.messages if "two words" in each]) == 1
 
 
 def test_an_address_that_is_none_is_refused() -> None:
