@@ -41,11 +41,13 @@ class Failure:
         self.timeout = timeout
         self.status = status
         """the upstream's HTTP status, where one was the reason"""
-        self.truncated = phase == "stream" and error_class == "target_down" if truncated is None else truncated
+        cut = phase == "stream" and error_class in ("target_down", "refused")
+        self.truncated = cut if truncated is None else truncated
         """an answer had begun and was cut"""
         self.by_node = by_node
         """a refusal by the machine's own word: it knows something of itself that routing does not, so that routing
-        leaves it alone for a while. The hub refuses by what routing can see too."""
+        leaves it alone for a while. The hub refuses by what routing can see too. Of `target_down`: its word that the
+        request is wrong, which was not believed."""
 
 
 class Sink(Protocol):

@@ -315,6 +315,8 @@ class Exchange:
 
     def _wins(self, attempt: Attempt) -> None:
         """This attempt is the answer; one that runs beside it is dropped."""
+        if self._run is not None:
+            self._run.answered(self.plane.registry, clock())
         rival = self._rival
         if rival is not None:
             other = self._attempt if rival is attempt else rival
@@ -427,6 +429,8 @@ class Exchange:
         if attempt.kind == "resume" and failure.error_class == "caller_fault":
             # the request was the caller's, but what was sent this time was not
             failure = Failure("target_down", "first_byte", "would not go on from the text that was delivered")
+        else:
+            failure = run.weighed(option, failure)
         beside = self._attempt if attempt is self._rival else self._rival
         if failure.error_class == "caller_fault" and attempt.kind == "hedge" and beside is not None:
             # the first one took the request and is at it: this one's opinion ends nothing but its own call

@@ -32,6 +32,7 @@ from potluck.policy.hedging import HedgeBudget
 from potluck.policy.machine_groups import Host, Peers
 from potluck.policy.machines import Machine
 from potluck.policy.mix import TokenMix
+from potluck.policy.objections import Objections
 from potluck.policy.standing import Standing
 from potluck.ports import Failure
 
@@ -65,6 +66,7 @@ class Lane:
         "key",
         "mark",
         "node_id",
+        "objections",
         "opened",
         "parking",
         "place",
@@ -96,6 +98,8 @@ class Lane:
         """what that one is to tell about"""
         self.node_id = "" if target.node is None else target.node.node_id
         """where it is on a node"""
+        self.objections = Objections()
+        """what that node said of its callers"""
         self.away = ""
         """why no call can go to that node now, in words"""
         self.held = False

@@ -58,7 +58,7 @@ _PROMPTS = ("messages", "prompt", "input")
 class Run:
     """What a request has tried so far; made when its first call fails or gets a rival."""
 
-    __slots__ = ("forbidden", "lanes", "last", "places", "refused", "rotated", "spent")
+    __slots__ = ("doubted", "forbidden", "lanes", "last", "places", "refused", "rotated", "spent")
 
     def __init__(self, deadline: float) -> None:
         self.spent = retry.Spent(deadline)
@@ -69,6 +69,8 @@ class Run:
         """places that have refused a key by 403"""
         self.refused: list[LaneOption] = []
         """on nodes that refused"""
+        self.doubted: list[tuple[LaneOption, Failure]] = []
+        """on nodes that said the request is wrong, and were not believed"""
         self.rotated = False
         """another key was tried at once already"""
         self.last: tuple[LaneOption, Failure] | None = None
@@ -84,6 +86,21 @@ class Run:
         So one request sets one key of a target aside at most, whatever it asks for.
         """
         return failure.error_class != "key_dead" or failure.status != 403 or option.place not in self.forbidden
+
+    def weighed(self, option: LaneOption, failure: Failure) -> Failure:
+        """The failure as it counts for the request: a node is not always believed that the caller is at fault."""
+        lane = option.lane
+        if failure.error_class != "caller_fault" or not lane.node_id or lane.objections.believed(lane.breaker.good):
+            return failure
+        doubted = Failure("target_down", failure.phase, failure.detail, status=failure.status, by_node=True)
+        self.doubted.append((option, doubted))
+        return doubted
+
+    def answered(self, registry: Registry, now: float) -> None:
+        """Another target took the request: nodes that said it is wrong have failed, as any target would have."""
+        for option, failure in self.doubted:
+            registry.failed(option.lane, failure, now, probe=False)
+        self.doubted.clear()
 
     def failed(self, option: LaneOption, failure: Failure) -> None:
         if failure.status == 403:
@@ -536,7 +553,7 @@ def _spared(candidates: Candidates, run: Run) -> Callable[[PlaceOption], bool]:
     nodes = {option.target.provider_id for option in run.refused}
     tiers: set[tuple[int, int]] = set()
     tier_of: dict[str, tuple[int, int]] = {}
-    if len(run.refused) >= retry.MAX_REFUSALS:
+    if run.spent.refusals >= retry.MAX_REFUSALS:
         for number, group in enumerate(candidates.groups):
             tier_of.update((each.place, (number, each.priority)) for each in group.options)
         tiers = {tier_of[option.place] for option in run.refused if option.place in tier_of}

@@ -160,12 +160,14 @@ def of_failures(failures: list[tuple[str, Failure]], parked_waits_s: list[float]
 
     `parked_waits_s`: for how long all lanes are parked by now, those too that were not called; None: some are not.
     """
-    last = next((failure for _, failure in reversed(failures) if failure.error_class != "refused"), failures[-1][1])
-    if last.error_class == "caller_fault":
+    # a refusal says nothing against the others' reasons, unless an answer had begun
+    weighty = [failure for _, failure in failures if failure.error_class != "refused" or failure.truncated]
+    last = weighty[-1] if weighty else failures[-1][1]
+    objected = all(failure.by_node for failure in weighty)
+    if last.error_class == "caller_fault" or (objected and last.error_class == "target_down"):
         code = "request_too_large" if last.status == 413 else "invalid_request"
         return RequestError(code, last.detail)
-    # a refusal says nothing against the others' reasons
-    classes = {failure.error_class for _, failure in failures} - {"refused"}
+    classes = {failure.error_class for failure in weighty}
     told = "; ".join(f"{name} {failure.detail} ({failure.error_class})" for name, failure in failures)
     count = "the only call failed" if len(failures) == 1 else f"all {len(failures)} calls failed"
     message = f"{count}: {told}"
