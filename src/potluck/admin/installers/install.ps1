@@ -23,6 +23,8 @@ param(
     [string]$Token = $env:POTLUCK_JOIN_TOKEN,
     # what the node is called at the gateway; this machine's name if not given
     [string]$Name = '',
+    # share the small built-in model too: brings its engine; needs no other on this machine
+    [switch]$LocalModel,
     # where the program goes
     [string]$Prefix = (Join-Path $env:LOCALAPPDATA 'Programs\potluck-node'),
     # install and enrol only: nothing is started, now or at log-on
@@ -43,6 +45,7 @@ $Version = '@VERSION@'
 $Wheel = '@WHEEL@'
 $WheelSha256 = '@WHEEL_SHA256@'
 $RequirementsSha256 = '@REQUIREMENTS_SHA256@'
+$LocalRequirementsSha256 = '@LOCAL_REQUIREMENTS_SHA256@'
 
 function Stop-Install([string]$Message) {
     [Console]::Error.WriteLine("install.ps1: $Message")
@@ -122,8 +125,9 @@ function Get-Piece([string]$Name, [string]$Sha256, [string]$Folder) {
 }
 
 function Wait-Agent {
-    # until it answers, ten seconds at most
-    for ($second = 1; $second -le 10; $second++) {
+    # until it answers; where the built-in model is fetched first, it has three minutes for that
+    $patience = if ($engine) { 180 } else { 10 }
+    for ($second = 1; $second -le $patience; $second++) {
         if ($DryRun) {
             return
         }
@@ -140,22 +144,35 @@ function Wait-Agent {
     }
 }
 
+function Test-Ours {
+    # the prefix is this installer's, even where it was interrupted: nobody else's is emptied
+    return (Test-Path $Mark) -or (Test-Path $Potluck) -or ((Split-Path $Prefix -Leaf) -eq 'potluck-node')
+}
+
 function Uninstall-Node {
-    if (-not $DryRun -and -not (Test-Path $Potluck)) {
+    if (-not $DryRun -and -not ((Test-Path $Prefix) -and (Test-Ours))) {
         Write-Output "Nothing to remove: there is no $Potluck (another -Prefix?)."
         return
     }
-    Write-Step 'stop the scheduled task, and start it no more'
-    Invoke-Program $Potluck @('node', 'uninstall-service') ''
-    if ($DryRun -or (Test-Path (Join-Path $NodeHome 'node.json'))) {
-        Write-Step 'leave the gateway'
-        Invoke-Program $Potluck @('node', 'leave') ''
+    $enrolled = Test-Path (Join-Path $NodeHome 'node.json')
+    if (-not $DryRun -and -not (Test-Path $Potluck)) {
+        Write-Step "the installation in $Prefix was interrupted: there is no program to stop"
+        if ($enrolled) {
+            Stop-Install 'this machine is enrolled, and only the program can stop the task and leave the gateway: run this script once more without -Uninstall, then with it'
+        }
+    } else {
+        Write-Step 'stop the scheduled task, and start it no more'
+        Invoke-Program $Potluck @('node', 'uninstall-service') ''
+        if ($DryRun -or $enrolled) {
+            Write-Step 'leave the gateway'
+            Invoke-Program $Potluck @('node', 'leave') ''
+        }
     }
     Write-Step 'remove the program'
     if ($DryRun) {
-        Write-Output "    Remove-Item $Venv -Recurse -Force"
+        Write-Output "    Remove-Item $Venv, $Mark -Recurse -Force"
     } else {
-        Remove-Item $Venv -Recurse -Force
+        Remove-Item $Venv, $Mark -Recurse -Force -ErrorAction SilentlyContinue
     }
     Write-Output "Done. The node's own files are kept: remove $NodeHome if you want them gone."
 }
@@ -172,12 +189,21 @@ function Install-Node {
     $work = Join-Path ([IO.Path]::GetTempPath()) "potluck-install-$PID"
     Write-Output "Potluck agent $Version from $Origin, into $Prefix, with $python"
     try {
+        if ((Test-Path $Venv) -and -not (Test-Ours)) {
+            Stop-Install "$Venv is there and was not made by this script: choose another place with -Prefix"
+        }
         if (-not $DryRun) {
             New-Item -ItemType Directory -Force -Path $work, $Prefix | Out-Null
         }
         Write-Step 'fetch the agent and its requirement list, and check their SHA-256'
         Get-Piece $Wheel $WheelSha256 $work
         Get-Piece 'node-requirements.txt' $RequirementsSha256 $work
+        # or it was said before
+        $settings = Get-Content (Join-Path $NodeHome 'settings.json') -ErrorAction SilentlyContinue
+        $engine = $LocalModel -or ($settings -match '"local_model": *true')
+        if ($engine) {
+            Get-Piece 'node-local-requirements.txt' $LocalRequirementsSha256 $work
+        }
 
         if ($enrolled -and (Test-Path $Potluck)) {
             Write-Step 'stop the agent that runs, since Windows does not replace files in use'
@@ -185,12 +211,26 @@ function Install-Node {
         }
         Write-Step "make a virtual environment in $Venv"
         $arguments = @($python | Select-Object -Skip 1) + @('-m', 'venv', $Venv)
+        if (-not (Get-Content $Mark -ErrorAction SilentlyContinue)) {
+            # there is none, or an interrupted run left half of one
+            $arguments += '--clear'
+        }
+        if (-not $DryRun) {
+            New-Item -ItemType File -Force -Path $Mark | Out-Null
+        }
         Invoke-Program $python[0] $arguments "the virtual environment $Venv could not be made: the lines above say why"
+        if (-not $DryRun) {
+            New-Item -ItemType File -Force -Path $Mark -Value "made by install.ps1 of $Origin" | Out-Null
+        }
 
         Write-Step 'install the packages by their hashes, then the agent'
         $pip = @('-m', 'pip', '--disable-pip-version-check', '--no-input', '--quiet', 'install')
         $arguments = $pip + @('--require-hashes', '--only-binary', ':all:', '-r', (Join-Path $work 'node-requirements.txt'))
         Invoke-Program $VenvPython $arguments 'the packages that the agent needs could not be installed: the lines above say why (behind a proxy, set HTTPS_PROXY)'
+        if ($engine) {
+            $arguments = $pip + @('--require-hashes', '--only-binary', ':all:', '-r', (Join-Path $work 'node-local-requirements.txt'))
+            Invoke-Program $VenvPython $arguments "the built-in model's engine could not be installed: the lines above say why; without -LocalModel this machine shares the engines that run on it"
+        }
         $arguments = $pip + @('--no-index', '--no-deps', '--force-reinstall', (Join-Path $work $Wheel))
         Invoke-Program $VenvPython $arguments 'the agent could not be installed: the lines above say why'
 
@@ -208,6 +248,10 @@ function Install-Node {
             $env:POTLUCK_JOIN_TOKEN = $Token
             Invoke-Program $Potluck $arguments 'this machine was not enrolled: the lines above say why'
             Remove-Item Env:\POTLUCK_JOIN_TOKEN -ErrorAction SilentlyContinue
+        }
+        if ($LocalModel) {
+            Write-Step 'share the built-in model; the agent fetches it when it starts (93 MB)'
+            Invoke-Program $Potluck @('node', 'set', 'local_model', 'yes') 'the built-in model was not turned on: the lines above say why'
         }
         if ($NoService) {
             Write-Output "No task was installed. Start the agent with: $Potluck node run"
@@ -230,6 +274,7 @@ $NodeHome = if ($env:POTLUCK_NODE_HOME) { $env:POTLUCK_NODE_HOME } else { Join-P
 $Venv = Join-Path $Prefix 'venv'
 $VenvPython = Join-Path $Venv 'Scripts\python.exe'
 $Potluck = Join-Path $Venv 'Scripts\potluck.exe'
+$Mark = Join-Path $Prefix '.potluck-node'
 
 if ($Uninstall) {
     Uninstall-Node

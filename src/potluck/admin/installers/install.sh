@@ -14,6 +14,7 @@ version='@VERSION@'
 wheel='@WHEEL@'
 wheel_sha256='@WHEEL_SHA256@'
 requirements_sha256='@REQUIREMENTS_SHA256@'
+local_requirements_sha256='@LOCAL_REQUIREMENTS_SHA256@'
 
 usage() {
   cat <<END
@@ -21,6 +22,7 @@ Makes this machine a node of $origin (agent $version).
 
   --token TOKEN    the join token; better in POTLUCK_JOIN_TOKEN, where no list of processes shows it
   --name NAME      what the node is called there; this machine's name if not given
+  --local-model    share the small built-in model too: brings its engine; needs no other on this machine
   --prefix DIR     where the program goes: /opt/potluck-node for root, else ~/.local/lib/potluck-node
   --no-service     install and enrol only: nothing is started, now or at boot
   --insecure       allow plain http to another machine: whoever is on the way reads prompts and answers
@@ -105,14 +107,27 @@ download() {
   fetch /install/node-requirements.txt "$work/node-requirements.txt"
   check_sha256 "$work/$wheel" "$wheel_sha256"
   check_sha256 "$work/node-requirements.txt" "$requirements_sha256"
+  if [ "$engine" = 1 ]; then
+    fetch /install/node-local-requirements.txt "$work/node-local-requirements.txt"
+    check_sha256 "$work/node-local-requirements.txt" "$local_requirements_sha256"
+  fi
 }
 
-make_environment() { # a virtual environment that still works is kept
+ours() { # the prefix is this installer's, even where it was interrupted: nobody else's is emptied
+  [ -e "$mark" ] || [ -x "$potluck" ] || [ "$(basename "$prefix")" = potluck-node ]
+}
+
+make_environment() { # a virtual environment that is whole and still works is kept
   say "- make a virtual environment in $venv"
-  run mkdir -p "$prefix" || die "$prefix cannot be made: choose another place with --prefix"
-  if ! "$venv/bin/python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
-    run "$python" -m venv --clear "$venv" || die "the virtual environment $venv could not be made: the lines above say why"
+  if [ -s "$mark" ] && "$venv/bin/python" -c 'import pip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+    return 0
   fi
+  [ ! -e "$venv" ] || ours || die "$venv is there and was not made by this script: choose another place with --prefix"
+  run mkdir -p "$prefix" || die "$prefix cannot be made: choose another place with --prefix"
+  # empty for as long as the environment is half made
+  [ "$dry" = 1 ] || printf '' >"$mark" || die "$prefix cannot be written to: choose another place with --prefix"
+  run "$python" -m venv --clear "$venv" || die "the virtual environment $venv could not be made: the lines above say why"
+  [ "$dry" = 1 ] || say "made by install.sh of $origin" >"$mark"
 }
 
 install_packages() {
@@ -120,6 +135,11 @@ install_packages() {
   run "$venv/bin/python" -m pip --disable-pip-version-check --no-input --quiet install \
     --require-hashes --only-binary :all: -r "$work/node-requirements.txt" ||
     die "the packages that the agent needs could not be installed: the lines above say why (behind a proxy, set HTTPS_PROXY; for an index of your own, PIP_INDEX_URL)"
+  if [ "$engine" = 1 ]; then
+    run "$venv/bin/python" -m pip --disable-pip-version-check --no-input --quiet install \
+      --require-hashes --only-binary :all: -r "$work/node-local-requirements.txt" ||
+      die "the built-in model's engine could not be installed: the lines above say why; without --local-model this machine shares the engines that run on it"
+  fi
   run "$venv/bin/python" -m pip --disable-pip-version-check --no-input --quiet install \
     --no-index --no-deps --force-reinstall "$work/$wheel" ||
     die "the agent could not be installed: the lines above say why"
@@ -152,6 +172,11 @@ join() {
   unset POTLUCK_JOIN_TOKEN
 }
 
+share_local_model() {
+  say "- share the built-in model; the agent fetches it when it starts (93 MB)"
+  run "$potluck" node set local_model yes </dev/null || die "the built-in model was not turned on: the lines above say why"
+}
+
 start() {
   if [ "$service" = 0 ]; then
     say "No service was installed. Start the agent with: $potluck node run"
@@ -161,8 +186,10 @@ start() {
   run "$potluck" node install-service </dev/null ||
     die "the service was not installed: the lines above say why; until then run: $potluck node run"
   if [ "$dry" = 0 ]; then
-    for _ in 1 2 3 4 5 6 7 8 9 10; do # until it answers
-      if "$potluck" node status </dev/null >/dev/null 2>&1; then break; fi
+    patience_s=10
+    [ "$engine" = 0 ] || patience_s=180 # the model comes first
+    while [ "$patience_s" -gt 0 ] && ! "$potluck" node status </dev/null >/dev/null 2>&1; do
+      patience_s=$((patience_s - 1))
       sleep 1
     done
   fi
@@ -170,19 +197,24 @@ start() {
 }
 
 uninstall() {
-  if [ "$dry" = 0 ] && [ ! -x "$potluck" ]; then
+  if [ "$dry" = 0 ] && { [ ! -e "$prefix" ] || ! ours; }; then
     say "Nothing to remove: there is no $potluck (another --prefix?)."
     return 0
   fi
-  say "- stop the service, and start it no more"
-  run "$potluck" node uninstall-service </dev/null || say "  it could not be removed: the lines above say why"
-  if [ "$dry" = 1 ] || enrolled; then
-    say "- leave the gateway"
-    run "$potluck" node leave </dev/null || say "  the gateway was not told: revoke the node there (potluck nodes revoke NAME)"
+  if [ "$dry" = 0 ] && [ ! -x "$potluck" ]; then
+    say "- the installation in $prefix was interrupted: there is no program to stop"
+    ! enrolled || die "this machine is enrolled, and only the program can stop the service and leave the gateway: run this script once more without --uninstall, then with it"
+  else
+    say "- stop the service, and start it no more"
+    run "$potluck" node uninstall-service </dev/null || say "  it could not be removed: the lines above say why"
+    if [ "$dry" = 1 ] || enrolled; then
+      say "- leave the gateway"
+      run "$potluck" node leave </dev/null || say "  the gateway was not told: revoke the node there (potluck nodes revoke NAME)"
+    fi
   fi
   say "- remove the program"
   [ "$(readlink "$bin/potluck" 2>/dev/null || true)" != "$potluck" ] || run rm -f "$bin/potluck"
-  run rm -rf "$venv"
+  run rm -rf "$venv" "$mark"
   [ "$dry" = 1 ] || rmdir "$prefix" 2>/dev/null || true
   say "Done. The node's own files are kept: remove $home if you want them gone."
 }
@@ -192,7 +224,7 @@ enrolled() { [ -f "$home/node.json" ]; }
 main() {
   token=${POTLUCK_JOIN_TOKEN:-}
   unset POTLUCK_JOIN_TOKEN
-  name='' prefix='' ca_file='' python='' insecure=0 service=1 dry=0 remove=0
+  name='' prefix='' ca_file='' python='' insecure=0 service=1 local_model=0 dry=0 remove=0
   while [ $# -gt 0 ]; do
     case "$1" in
       --token | --name | --prefix | --ca-file)
@@ -205,6 +237,7 @@ main() {
         esac
         shift ;;
       --no-service) service=0 ;;
+      --local-model) local_model=1 ;;
       --insecure) insecure=1 ;;
       --dry-run) dry=1 ;;
       --uninstall) remove=1 ;;
@@ -245,6 +278,7 @@ main() {
   export POTLUCK_NODE_HOME="$home"
   venv=$prefix/venv
   potluck=$venv/bin/potluck
+  mark=$prefix/.potluck-node
 
   if [ "$remove" = 1 ]; then
     uninstall
@@ -255,11 +289,15 @@ main() {
   if ! enrolled && [ -z "$token" ] && [ "$dry" = 0 ]; then
     die "a join token is needed: make one at the gateway (potluck nodes token create) and pass it in POTLUCK_JOIN_TOKEN, or with --token"
   fi
-  if [ "$service" = 1 ] && [ "$system" = Linux ] && ! have systemctl; then
+  if [ "$service" = 1 ] && [ "$system" = Linux ] && { ! have systemctl || [ ! -d /run/systemd/system ]; }; then
     service=0
-    say "There is no systemd here: the agent will not start by itself. Let your own supervisor run: $potluck node run"
+    say "systemd does not run here: the agent will not start by itself. Let your own supervisor run: $potluck node run"
   fi
   find_python
+  engine=$local_model
+  if grep -q '"local_model": *true' "$home/settings.json" 2>/dev/null; then # said before
+    engine=1
+  fi
 
   say "Potluck agent $version from $origin, into $prefix, with $("$python" --version)"
   if [ "$dry" = 1 ]; then
@@ -267,12 +305,17 @@ main() {
   else
     work=$(mktemp -d) || die "no temporary folder could be made: is /tmp writable?"
     trap 'rm -rf "$work"' EXIT
+    # a shell that a signal ends runs no trap of EXIT by itself
+    trap 'exit 129' HUP
+    trap 'exit 130' INT
+    trap 'exit 143' TERM
   fi
   download
   make_environment
   install_packages
   link_program
   join
+  [ "$local_model" = 0 ] || share_local_model
   start
   if [ "$dry" = 0 ]; then
     say "Done. potluck node status says how the node stands; --uninstall takes all of this back."

@@ -1,7 +1,7 @@
 """The pieces that are served under `/install…`, and how they hold together.
 
 Rules
-- A script names the SHA-256 of the wheel and of the requirement list that it was served beside: whoever trusts the
+- A script names the SHA-256 of the wheel and of the requirement lists that it was served beside: whoever trusts the
   script's bytes trusts exactly these.
 - What is put into a script is checked by its shape, so that nothing in it can end a quoted string.
 - The wheel is made once per process, by the first who asks, and stands in HOME/wheels; one that was changed there since
@@ -20,7 +20,8 @@ import msgspec
 import potluck
 from potluck.admin.wheel import WheelError, build_wheel, wheel_name
 
-REQUIREMENTS = "node-requirements.txt"
+LISTS = ("node-requirements.txt", "node-local-requirements.txt")
+"""of the agent; of the engine that `--local-model` adds"""
 FOLDER = "wheels"
 Script = Literal["install.sh", "install.ps1"]
 _ORIGIN = re.compile(r"https?://[A-Za-z0-9._\[\]:-]+")
@@ -70,9 +71,9 @@ class Kit:
             self._wheel_sha256 = made.sha256
             return made
 
-    def requirements(self) -> Piece:
-        """The agent's hashed requirement list."""
-        return _piece(REQUIREMENTS, _read(REQUIREMENTS))
+    def requirements(self, name: str = LISTS[0]) -> Piece:
+        """One of the two hashed requirement lists, `LISTS`."""
+        return _piece(name, _read(name))
 
     def script(self, name: Script, origin: str) -> Piece:
         """An installer for a gateway at `origin` (`https://potluck.example.org`). Raises InstallerError."""
@@ -83,7 +84,8 @@ class Kit:
             "@VERSION@": self.version,
             "@WHEEL@": self._path.name,
             "@WHEEL_SHA256@": self.wheel().sha256,
-            "@REQUIREMENTS_SHA256@": self.requirements().sha256,
+            "@REQUIREMENTS_SHA256@": self.requirements(LISTS[0]).sha256,
+            "@LOCAL_REQUIREMENTS_SHA256@": self.requirements(LISTS[1]).sha256,
         }
         text = _read(name).decode()
         for place, value in told.items():
