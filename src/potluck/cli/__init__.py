@@ -8,6 +8,8 @@ imported for a command that does not need them.
 Start with `app.py`. Exit status: 0 done, 1 failed, 2 usage, 3 could not connect.
 """
 
+import os
+import signal
 import sys
 
 
@@ -19,6 +21,11 @@ def main() -> int:
 
         sys.stdout.write(f"potluck {__version__}\n")
         return 0
+    heeds = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # else whoever started us wants none of it
+    if heeds:
+        signal.signal(signal.SIGINT, lambda *_: os._exit(130))  # nothing has begun: Ctrl-C is no error to be traced
     from potluck.cli.app import run
 
+    if heeds:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     return run(sys.argv[1:])

@@ -4,6 +4,7 @@ A group is one line in `COMMANDS`: its name, the module and attribute that hold 
 """
 
 import contextlib
+import errno
 import importlib
 import os
 import sys
@@ -90,16 +91,36 @@ def run(arguments: Sequence[str], env: dict[str, str] | None = None) -> int:
     except (click.Abort, KeyboardInterrupt):
         return _complain("interrupted", 130)
     except BrokenPipeError:
-        # whoever read our output has seen enough; without this the interpreter complains at exit
-        with contextlib.suppress(OSError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _forget_output()  # whoever read it has seen enough
         return 0
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] == __package__.partition(".")[0]:
+            raise
+        return _complain(
+            f"this installation is a node's: it lacks {error.name.partition('.')[0]}, and runs `potluck node` alone. "
+            "Run this where the gateway is installed, with all its packages",
+            FAILED,
+        )
+    except OSError as error:
+        if error.errno not in _UNWRITABLE or error.filename is not None:
+            raise
+        _forget_output()
+        return _complain(f"the output cannot be written: {error.strerror}", FAILED)
     except ValueError as error:
         from potluck.config import ConfigError
 
         if isinstance(error, ConfigError):
             return _complain(str(error), FAILED)
         raise
+
+
+_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG, errno.EBADF)
+
+
+def _forget_output() -> None:
+    """What is left of it goes nowhere; without this the interpreter complains at exit."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _complain(message: str, status: int, path: str = "potluck") -> int:

@@ -3,6 +3,8 @@
 The commands that the running agent is asked with are in `node_agent`.
 """
 
+import re
+import sys
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from potluck.node.settings import NodeSettings
 
 JOIN_VARIABLE = "POTLUCK_JOIN_TOKEN"
+_MAX_TOKEN_BYTES = 4096
 _NANOUSD = 1_000_000_000
 _MAX_USD = 1_000_000.0
 
@@ -85,7 +88,7 @@ def join(
     from pathlib import Path
 
     from potluck.node import keys
-    from potluck.node.enrolment import Gateway
+    from potluck.node.enrolment import Gateway, trust
     from potluck.node.settings import NodeSettings, with_value
 
     def wanted(settings: NodeSettings) -> NodeSettings:
@@ -103,7 +106,10 @@ def join(
     wanted(read_settings(files))  # what cannot be taken is said before anything is sent
     if insecure and not session.json:
         session.output.warn([f"what goes to {address} over plain http can be read and changed on the way"])
-    gateway = Gateway(address, insecure=insecure, ca_file=str(Path(ca_file).absolute()) if ca_file else "")
+    roots = str(Path(ca_file).absolute()) if ca_file else ""
+    if roots:
+        trust(roots)  # of no use for a plain address, and wrong on the day that this changes
+    gateway = Gateway(address, insecure=insecure, ca_file=roots)
     enrolled, state = keys.join(files, gateway, secret, name or _host_name(), force=force)
     settings = change_settings(files, wanted)
     left = _leave_before(before) if before is not None and before[0].node != enrolled.node else ""
@@ -358,13 +364,22 @@ def _say_service(session: Session, found: Any) -> None:
 
 
 def _token(session: Session, given: str | None, from_stdin: bool) -> Secret:
-    if from_stdin:
-        secret = read_secret(session, None, True)
-        assert secret is not None
-        return secret
-    text = (given or session.env.get(JOIN_VARIABLE) or "").strip()
+    if from_stdin and sys.stdin.isatty():
+        import getpass
+
+        text = getpass.getpass("join token: ")
+    elif from_stdin:
+        text = sys.stdin.buffer.read(_MAX_TOKEN_BYTES).decode("ascii", "replace")
+        if not text.strip():
+            raise Failure("no join token came on standard input", USAGE)
+    else:
+        text = given or session.env.get(JOIN_VARIABLE) or ""
+    text = text.strip()
     if not text:
-        raise Failure(f"a join token is needed: --token-stdin, {JOIN_VARIABLE}, or --token TOKEN", USAGE)
+        raise Failure(f"a join token is needed: {JOIN_VARIABLE}, --token-stdin, or --token TOKEN", USAGE)
+    if not re.fullmatch(r"plj-[0-9A-Za-z]+", text):
+        # what was given may be another secret: it is not repeated
+        raise Failure("that is no join token, which begins with plj-: potluck nodes token create makes one", USAGE)
     return Secret(text)
 
 
@@ -396,7 +411,6 @@ def _priced(settings: "NodeSettings", model: str, input_usd: float, output_usd: 
 
 
 def _host_name() -> str:
-    import re
     import socket
 
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", socket.gethostname().partition(".")[0]).strip("-.")[:48]
