@@ -5,6 +5,7 @@ from collections.abc import Generator, Iterable, Mapping
 
 import msgspec
 
+from potluck.model.node import NODE_PREFIX
 from potluck.model.price import Price
 from potluck.model.resources import Model, Target
 from potluck.model.snapshot import CompiledKey, CompiledModel, CompiledTarget
@@ -152,9 +153,11 @@ def merge_names(
     """Public names in listing order: the `named` ones, then every upstream name that is offered and free.
 
     A name that several parts offer has a target at each, those of the older one first; `pins` has them by age. A name
-    that reads as a pin stays a pin: `taken` holds them all.
+    that reads as a pin stays a pin: `taken` holds them all. What a node calls its model is its own word: there a name
+    that begins as a part's pins do is none, though that part lists no such model.
     """
     models = dict(named)
+    begins = {part.name for part in parts.values()}
     offered: dict[str, list[tuple[Part, CompiledModel]]] = {}
     for part_id, each in pins.items():
         part = parts[part_id]
@@ -163,6 +166,8 @@ def merge_names(
         start = len(part.name) + 1
         for pin, model in each.items():
             name = pin[start:]
+            if part.name.startswith(NODE_PREFIX) and "/" in name and name.partition("/")[0] in begins:
+                continue
             if name not in named and name not in taken:
                 offered.setdefault(name, []).append((part, model))
         yield

@@ -108,6 +108,17 @@ def test_own_machines_with_one_model_are_one_tier(rows: Rows) -> None:
     assert not models["m"].declared
 
 
+def test_no_machine_offers_a_name_that_reads_as_somebody_elses_pin(rows: Rows) -> None:
+    """`server/other` at a node is no way to become the server's, which has no such model; the node's own pin works."""
+    rows.provider("server", LAB, own=True)
+    rows.node("rig", "m")
+    rows.node("lab", "server/other", "node:rig/other", "meta/other", "server")
+    current = rows.source().current
+    assert set(current.models) >= {"meta/other", "server", "m"}
+    assert not {"server/other", "node:rig/other"} & set(current.models)
+    assert {"node:lab/server/other", "node:lab/node:rig/other", "node:lab/meta/other"} <= _names(current)
+
+
 def test_a_strangers_machine_is_reached_by_naming_it_only(rows: Rows) -> None:
     """Its names become no public models and join none; a pin, and a target that somebody declared, reach it."""
     rows.node("lab", "m")
