@@ -60,6 +60,8 @@ lock:
 	  pyproject.toml --extra local --group dev --constraints requirements/serve.txt --output-file requirements/dev.txt
 	@uv pip compile --universal --generate-hashes --no-header --no-annotate --quiet --python-version 3.11 $(UPGRADE) \
 	  --group node --constraints requirements/serve.txt --output-file requirements/node.txt
+	@echo xllamacpp | uv pip compile --universal --generate-hashes --no-header --no-annotate --quiet --python-version 3.11 $(UPGRADE) \
+	  - --constraints requirements/serve.txt --output-file requirements/node-local.txt
 
 clean:
 	@rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage htmlcov build dist

@@ -249,3 +249,27 @@ def test_another_user_installs_for_themselves(machine: Root, gateway: Served) ->
         ["find", "/", "-xdev", "-user", "ada", "-not", "-path", "/home/ada*", "-not", "-path", "/proc/*"]
     )
     assert [line for line in mine.stdout.split() if not line.startswith(("/var/mail", "/var/spool/mail"))] == []
+
+
+def test_the_built_in_model_needs_no_engine_of_ones_own(machine: Root, gateway: Served) -> None:
+    """On a machine with nothing to share, `--local-model` brings engine and model, and names the library that it cannot
+    bring; where systemd does not run, the agent is run by hand, and the gateway knows the model."""
+    token = gateway.token()
+    bare = _install(machine, gateway, "--local-model", "--name", "small", token=token)
+    assert (bare.returncode, "apt install libgomp1" in bare.stderr) == (1, True), bare.stdout + bare.stderr
+    assert machine.run(["sh", "-c", "apt-get update && apt-get install --yes libgomp1"]).returncode == 0
+    done = _install(machine, gateway, "--local-model", "--name", "small", token=token)
+    assert (done.returncode, "systemd does not run here" in done.stdout) == (0, True), done.stdout + done.stderr
+    assert machine.seen(UNIT) is None
+    process = machine.start(["potluck", "node", "run"])
+
+    def shared() -> bool:
+        return process.poll() is not None or "smollm2-135m" in [
+            each["name"] for each in gateway.node("small")["models"]
+        ]
+
+    try:
+        _until(shared, 180, "the model is shared")
+        assert process.poll() is None
+    finally:
+        print(end(process))

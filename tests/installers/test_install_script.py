@@ -3,15 +3,18 @@
 import functools
 import http.server
 import os
+import re
 import shutil
+import signal
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from potluck.admin.installers import Kit
+from potluck.admin.installers import LISTS, Kit
 
 TEMPLATE = Path(__file__).parents[2] / "src" / "potluck" / "admin" / "installers" / "install.sh"
 TOKEN = "plj-" + "a" * 46
@@ -24,7 +27,11 @@ class Script:
 
     def __init__(self, folder: Path, origin: str) -> None:
         self.folder = folder
-        self.text = Kit(folder / "gateway").script("install.sh", origin).content.decode()
+        text = Kit(folder / "gateway").script("install.sh", origin).content.decode()
+        self.systemd = folder / "systemd"
+        """whether this is there says whether systemd runs"""
+        self.systemd.mkdir()
+        self.text = text.replace("/run/systemd/system", str(self.systemd)).replace("/usr/local/bin", f"{folder}/bin")
         self.path = "/usr/bin:/bin"
 
     def run(self, *arguments: str, token: str = TOKEN, text: str = "", **env: str) -> subprocess.CompletedProcess[str]:
@@ -70,7 +77,7 @@ def served(tmp_path: Path) -> Iterator[Script]:
     thread.start()
     made = Script(tmp_path, f"http://127.0.0.1:{server.server_port}")
     kit = Kit(tmp_path / "gateway")
-    for piece in (kit.wheel(), kit.requirements()):
+    for piece in (kit.wheel(), *map(kit.requirements, LISTS)):
         (tmp_path / "www" / "install" / piece.name).write_bytes(piece.content)
     yield made
     server.shutdown()
@@ -119,6 +126,116 @@ def test_a_dry_run_of_removing(script: Script) -> None:
     places = [said.index(each) for each in ("node uninstall-service", "node leave", "rm -rf")]
     assert places == sorted(places)
     assert script.nothing_was_done()
+
+
+def test_without_a_running_systemd_no_service_is_made(script: Script) -> None:
+    """A container has systemctl and nobody behind it: said before anything is done, and no service is tried."""
+    script.systemd.rmdir()
+    said = script.run("--dry-run").stdout
+    assert "systemd does not run here" in said
+    assert "install-service" not in said
+
+
+def test_the_built_in_model_comes_when_it_is_asked_for(script: Script, tmp_path: Path) -> None:
+    """Its engine by the second list, checked and by hashes; then the setting. An update keeps what was asked for."""
+    said = script.run("--dry-run", "--local-model").stdout
+    order = ["/install/node-local-requirements.txt", "SHA-256 of /tmp/potluck-install/node-local"]
+    order += [" -m venv ", "-r /tmp/potluck-install/node-local-requirements.txt", "node join", "set local_model yes"]
+    order += ["node install-service"]
+    places = [said.index(each) for each in order]
+    assert places == sorted(places)
+    assert re.search(r"--require-hashes --only-binary :all: -r \S+/node-local-requirements.txt", said)
+    plain = script.run("--dry-run").stdout
+    assert "node-local" not in plain
+    assert "local_model" not in plain
+
+    settings(tmp_path, local_model=True)
+    again = script.run("--dry-run").stdout
+    assert "-r /tmp/potluck-install/node-local-requirements.txt" in again
+    assert "set local_model" not in again
+    settings(tmp_path, local_model=False)
+    assert "node-local" not in script.run("--dry-run").stdout
+
+
+def settings(folder: Path, *, local_model: bool) -> None:
+    """What `potluck node set local_model …` leaves in the node's home."""
+    done = subprocess.run(
+        [sys.executable, "-m", "potluck", "node", "set", "local_model", "yes" if local_model else "no"],
+        env={**os.environ, "POTLUCK_NODE_HOME": str(folder / "node")},
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+SLOW_PYTHON = """
+for each; do place=$each; done
+case "$*" in
+  "-m venv"*)
+    mkdir -p "$place/bin" "$place/lib"
+    touch "$place/pyvenv.cfg"
+    ln -s PYTHON "$place/bin/python"
+    echo half made
+    exec sleep 60 ;;
+  *) exec PYTHON "$@" ;;
+esac"""
+"""makes half an environment, whose python runs and has its own pip, and hangs"""
+
+
+@pytest.mark.parametrize("signal_", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_is_made_good_by_the_next(served: Script, tmp_path: Path, signal_: signal.Signals) -> None:
+    """Interrupted while the environment is made: no temporary file stays, the next run makes the environment anew, and
+    `--uninstall` removes the half of it."""
+    temporary, made_anew = tmp_path / "tmp", tmp_path / "anew"
+    temporary.mkdir()
+    slow = SLOW_PYTHON.replace("PYTHON", sys.executable)
+    anew = f'case "$*" in *hashlib*) exec {sys.executable} "$@" ;; "-m venv"*) echo "$*" >{made_anew}; exit 1 ;; esac'
+    tools = _fake_tools(tmp_path, slow=slow, next=anew)
+    with subprocess.Popen(
+        ["/bin/sh", "-s", "--", "--prefix", str(tmp_path / "prefix"), "--no-service"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env={
+            "PATH": "/usr/bin:/bin",
+            "HOME": str(tmp_path / "person"),
+            "POTLUCK_NODE_HOME": str(tmp_path / "node"),
+            "POTLUCK_JOIN_TOKEN": TOKEN,
+            "PYTHON": f"{tools}/slow",
+            "TMPDIR": str(temporary),
+        },
+    ) as process:
+        assert process.stdin
+        assert process.stdout
+        process.stdin.write(served.text)
+        process.stdin.close()
+        assert "half made\n" in iter(process.stdout.readline, "")
+        assert list(temporary.glob("*/*.whl"))
+        os.killpg(process.pid, signal_)
+        assert process.wait(timeout=20) == 128 + signal_
+    assert list(temporary.iterdir()) == []
+    assert (tmp_path / "prefix" / "venv" / "bin" / "python").exists()
+
+    again = served.run("--no-service", PYTHON=f"{tools}/next")
+    assert again.returncode == 1, again.stdout
+    assert "--clear" in made_anew.read_text()
+
+    removed = served.run("--uninstall")
+    assert (removed.returncode, "was interrupted" in removed.stdout) == (0, True), removed.stdout + removed.stderr
+    assert not (tmp_path / "prefix").exists()
+
+
+def test_an_environment_of_somebody_elses_is_left_alone(served: Script, tmp_path: Path) -> None:
+    """A prefix with a `venv` that this script did not make is neither filled nor removed."""
+    mine = tmp_path / "prefix" / "venv" / "pyvenv.cfg"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
+    refused = served.run("--no-service")
+    assert (refused.returncode, "was not made by this script" in refused.stderr) == (1, True), refused.stderr
+    assert "Nothing to remove" in served.run("--uninstall").stdout
+    assert mine.read_text() == "mine"
 
 
 def test_removing_what_is_not_there_is_no_fault(script: Script) -> None:
@@ -233,7 +350,7 @@ def test_a_program_of_somebody_elses_is_not_replaced(script: Script, tmp_path: P
     """A `potluck` that is there already stays, and the path of the agent's own is said."""
     place = tmp_path / "bin" / "potluck"
     place.parent.mkdir()
-    text = script.text.replace("/usr/local/bin", str(place.parent)).replace("$HOME/.local/bin", str(place.parent))
+    text = script.text.replace("$HOME/.local/bin", str(place.parent))
     assert f"ln -sf {tmp_path}/prefix/venv/bin/potluck {place}" in script.run("--dry-run", text=text).stdout
     place.write_text("mine")
     said = script.run("--dry-run", text=text).stdout

@@ -174,7 +174,8 @@ class BuiltinModel:
                     self._on_change(self.port, self.secret)
             ended = f"it ended with status {code}" if was_ready else f"it did not start; {self.log_file} says why"
             if code == EXIT_NO_ENGINE:
-                self._set("missing", f"its engine cannot be loaded ({self.log_file}): {model_file.ENGINE_COMMAND}")
+                hint = model_file.LIBRARY_HINT if model_file.has_engine() else model_file.ENGINE_COMMAND
+                self._set("missing", f"its engine cannot be loaded ({self.log_file} says why): {hint}")
             elif failures >= 5:
                 self._set("failed", f"{ended}. If the file is damaged: {model_file.INSTALL_COMMAND}")
             else:

@@ -4,6 +4,7 @@ Kept apart from `local_model`, whose imports (archives, package metadata) cost s
 """
 
 import importlib.util
+import sys
 from pathlib import Path
 
 MODEL_NAME = "smollm2-135m"
@@ -12,7 +13,10 @@ MODEL_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 MODEL_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 MODEL_BYTES = 98_362_432
 INSTALL_COMMAND = "potluck local-model install"
-ENGINE_COMMAND = "pip install 'potluck[local]'"
+ENGINE = "xllamacpp==2026.10.11549"
+"""of the extra `local`, which cannot be asked for by this project's name: an index may know another under it"""
+LIBRARY_HINT = "it needs libraries of the system; on Debian and Ubuntu: apt install libgomp1 libstdc++6"
+ENGINE_COMMAND = f"{sys.executable} -m pip install {ENGINE}"
 
 
 def model_path(home: Path) -> Path:

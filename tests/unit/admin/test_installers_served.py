@@ -25,10 +25,25 @@ async def test_a_script_names_the_hashes_of_what_it_fetches(gateway, name: str) 
         assert script.status_code == 200, script.text
         assert "'http://127.0.0.1:7171'" in script.text
         assert not PLACE.search(script.text)
-        for path in (WHEEL, "/install/node-requirements.txt"):
+        for path in (WHEEL, "/install/node-requirements.txt", "/install/node-local-requirements.txt"):
             piece = await client.get(path)
             assert piece.status_code == 200
             assert f"'{hashlib.sha256(piece.content).hexdigest()}'" in script.text
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [
+        ("/install.sh", "text/x-shellscript; charset=utf-8"),
+        ("/install.ps1", "text/plain; charset=utf-8"),
+        ("/install/node-requirements.txt", "text/plain; charset=utf-8"),
+        (WHEEL, "application/zip"),
+    ],
+)
+async def test_the_content_type_is_said_once(gateway, path: str, kind: str) -> None:
+    """One type, one charset."""
+    async with gateway.client(token=None) as client:
+        assert (await client.get(path)).headers["content-type"] == kind
 
 
 async def test_the_wheel_is_kept_in_the_home(gateway) -> None:

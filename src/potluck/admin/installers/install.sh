@@ -139,6 +139,8 @@ install_packages() {
     run "$venv/bin/python" -m pip --disable-pip-version-check --no-input --quiet install \
       --require-hashes --only-binary :all: -r "$work/node-local-requirements.txt" ||
       die "the built-in model's engine could not be installed: the lines above say why; without --local-model this machine shares the engines that run on it"
+    run "$venv/bin/python" -c 'import xllamacpp' ||
+      die "the built-in model's engine cannot be loaded: the lines above say why. It needs libraries of the system (Debian, Ubuntu: apt install libgomp1 libstdc++6): install them and run this again"
   fi
   run "$venv/bin/python" -m pip --disable-pip-version-check --no-input --quiet install \
     --no-index --no-deps --force-reinstall "$work/$wheel" ||

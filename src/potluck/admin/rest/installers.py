@@ -11,13 +11,14 @@ from litestar import Response, get
 from litestar.params import FromPath
 
 from potluck.admin.errors import OperationError, not_found
-from potluck.admin.installers import REQUIREMENTS, InstallerError, Kit, Piece, Script
+from potluck.admin.installers import LISTS, InstallerError, Kit, Piece, Script
 from potluck.admin.rest.auth import PUBLIC, AdminRequest
 from potluck.admin.rest.deps import Deps
 from potluck.config.origins import OriginError, claimed_origin
 
-SHELL = "text/x-shellscript; charset=utf-8"
-TEXT = "text/plain; charset=utf-8"
+SHELL = "text/x-shellscript"
+TEXT = "text/plain"
+"""Litestar says UTF-8 of every text by itself"""
 WHEEL = "application/zip"
 
 
@@ -35,12 +36,12 @@ def windows_script(request: AdminRequest) -> Response[bytes]:
 
 @get("/install/{name:str}", opt=PUBLIC, include_in_schema=False, sync_to_thread=True)
 def piece(request: AdminRequest, name: FromPath[str]) -> Response[bytes]:
-    """The wheel, of this very version, or the requirement list."""
+    """The wheel, of this very version, or a requirement list."""
     kit = _kit(request)
     if name == kit.wheel_path.name:
         return _answer(request, kit.wheel, WHEEL)
-    if name == REQUIREMENTS:
-        return _answer(request, kit.requirements, TEXT)
+    if name in LISTS:
+        return _answer(request, lambda: kit.requirements(name), TEXT)
     raise not_found("file of an installer", name)
 
 

@@ -1,8 +1,9 @@
 """`potluck node run|status|pause|resume|drain|presence-helper`: the agent, and orders to it."""
 
+import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -21,6 +22,9 @@ from potluck.cli.node_home import report_of as ask_report
 from potluck.cli.output import when
 from potluck.cli.session import Command, Session, current
 from potluck.cli.times import length_s
+
+if TYPE_CHECKING:
+    from potluck.node.home import Enrolled
 
 
 @click.command(cls=Command)
@@ -58,10 +62,10 @@ def run(
             said = said if value is None else with_value(said, key, str(value))
         return said
 
-    if files.enrolled() is None:
+    if (enrolled := files.enrolled()) is None:
         raise Failure(f"this machine has not joined a gateway: potluck node join URL (nothing in {files.path})")
     files.prepare()
-    place = _model_place(session, files.path, model_home) if settings().local_model else files.path
+    place = _model_place(session, files.path, enrolled, model_home) if settings().local_model else files.path
     try:
         serve(
             files,
@@ -75,7 +79,7 @@ def run(
         raise Failure(f"the status page cannot listen: {error}") from None
 
 
-def _model_place(session: Session, home: Path, given: str | None) -> Path:
+def _model_place(session: Session, home: Path, enrolled: "Enrolled", given: str | None) -> Path:
     """Where the built-in model lies; it is fetched into the node's home if it lies nowhere. Raises Failure."""
     from potluck.cli.commands.local_model import STEPS
     from potluck.cli.progress import Bar
@@ -83,7 +87,7 @@ def _model_place(session: Session, home: Path, given: str | None) -> Path:
     from potluck.engines import local_model, model_file
 
     if not model_file.has_engine():
-        raise Failure(f"the built-in model needs its engine: {model_file.ENGINE_COMMAND}")
+        raise Failure(f"the built-in model's engine is not installed: {_installing_again(enrolled)}")
     places = [Path(given).absolute()] if given else [home, home_directory(None, session.env)]
     for place in places:
         if not model_file.problem(place):
@@ -94,6 +98,15 @@ def _model_place(session: Session, home: Path, given: str | None) -> Path:
     except local_model.LocalModelError as error:
         raise Failure(str(error)) from None
     return places[0]
+
+
+def _installing_again(enrolled: "Enrolled") -> str:
+    """How an installed machine gets the engine: by the list that its own gateway serves, with its hashes."""
+    if sys.platform == "win32":
+        word = " -Insecure" if enrolled.insecure else ""
+        return f"irm {enrolled.url}/install.ps1 -OutFile install.ps1, then install.ps1 -LocalModel{word}"
+    word = " --insecure" if enrolled.insecure else ""
+    return f"curl -fsSL {enrolled.url}/install.sh | sh -s -- --local-model{word} (sudo sh, where root installed it)"
 
 
 @click.command(cls=Command)
