@@ -47,7 +47,10 @@ SIGNATURE_BYTES: Final = 64
 Id = Annotated[str, Meta(pattern=r"\A[A-Za-z0-9_.-]{1,64}\Z")]
 Name = Annotated[str, Meta(pattern=r"\A[\x21-\x7e]{1,200}\Z")]
 Word = Annotated[str, Meta(pattern=r"\A[a-z][a-z0-9_]{0,39}\Z")]
-Text = Annotated[str, Meta(max_length=300, pattern=r"\A[^\x00-\x1f\x7f-\x9f]*\Z")]
+Text = Annotated[
+    str, Meta(max_length=300, pattern=r"\A[^\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]*\Z")
+]
+"""shown to people: nothing that moves the cursor, ends the line or turns the direction of what stands beside it"""
 Nonce = Annotated[str, Meta(pattern=r"\A[0-9a-f]{64}\Z")]
 """32 random bytes in hexadecimal"""
 Token = Annotated[str, Meta(pattern=r"\A(?:[0-9a-f]{32,64})?\Z")]
