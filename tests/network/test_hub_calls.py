@@ -132,7 +132,7 @@ async def test_a_refusal_is_the_next_targets_turn(tmp_path: Path, fake: FakeProv
         ("reset;code=engine_timeout", "target_slow", "first_byte"),
         ("reset;code=owner_active", "refused", "first_byte"),
         ("reset;code=draining", "refused", "first_byte"),
-        ("reset;code=owner_active;after=head", "target_down", "stream"),
+        ("reset;code=owner_active;after=head", "refused", "stream"),
         ("reset;code=internal;after=head", "target_down", "stream"),
         ("error;status=503", "target_down", "first_byte"),
     ],
@@ -177,6 +177,27 @@ async def test_an_answer_that_is_reset_after_content_ends_honestly(tmp_path: Pat
         assert b'"error"' in response.body
         record = await gateway.record(model)
         assert record.outcome == "upstream_truncated"
+
+
+async def test_an_owner_who_comes_back_inside_an_answer_trips_no_breaker(tmp_path: Path):
+    """Each stream ends as a cut one; the record says who said no, and the node's breaker has not heard of it."""
+    async with hub_gateway(tmp_path) as gateway:
+        model = "reset;after=content;code=owner_active"
+        node = await gateway.node(models=[model])
+        target = gateway.on_node(node.identity.node, model)
+        gateway.serve("m", target)
+        for _ in range(6):
+            async with gateway.caller() as caller:
+                await caller.send(gateway.request("m", stream=True))
+                response = await caller.read()
+            assert b"Everyone" in response.body
+            assert b'"upstream_truncated"' in response.body
+        await gateway.until(lambda: len(gateway._records("m")) == 6)
+        for record in gateway._records("m"):
+            assert record.outcome == "upstream_truncated"
+            assert [(each.error_class, each.phase) for each in record.attempts] == [("refused", "stream")]
+        breaker = gateway.plane.registry.lane(target).breaker
+        assert (breaker.state, breaker.troubled) == ("closed", False)
 
 
 async def test_a_caller_who_leaves_ends_the_nodes_work_within_a_second(tmp_path: Path):

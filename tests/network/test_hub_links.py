@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import ipaddress
 import ssl
 import time
 from collections.abc import AsyncIterator
@@ -546,3 +547,19 @@ class _Shouting(FakeLink):
 
     def _hello(self) -> None:
         self.send_raw(b"x" * (m.MAX_EARLY_BYTES + 100))
+
+
+async def test_the_scheme_is_the_trusted_proxys(tmp_path: Path):
+    """Behind a proxy that ends TLS, the gateway claims the https origin under which the node enrolled."""
+    async with hub_gateway(tmp_path) as gateway:
+        gateway.links._trusted = [ipaddress.ip_network("127.0.0.0/8")]
+        for proto in ("https", "http", "gopher"):
+            async with gateway.caller() as caller:
+                await caller.send(
+                    f"GET /node/v1/link HTTP/1.1\r\nHost: {proto}.example\r\nUpgrade: websocket\r\n"
+                    "Connection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+                    f"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Protocol: {m.SUBPROTOCOL}\r\n"
+                    f"X-Forwarded-Proto: {proto}\r\n\r\n".encode()
+                )
+                assert (await caller.read_head()).status == 101
+        assert set(gateway.links._parties) == {"https://https.example", "http://http.example", "http://gopher.example"}

@@ -4,7 +4,7 @@ How the node's words become the sink's:
 
     REFUSE                                      refused, connect: next target, nothing held against the node
     RESET owner_active, draining   before HEAD  refused, first_byte
-                                   after it     target_down, stream: cut
+                                   after it     refused, stream: cut, and nothing held against the node
     RESET engine_timeout                        target_slow (timed out)
     RESET engine_failed, overflow, internal, …  target_down
     Lost (the link is gone for good)            target_down
@@ -212,11 +212,7 @@ class HubCall:
 
     def reset(self, reset: m.Reset) -> None:
         """The node ended it."""
-        error_class, words = _RESETS[reset.code]
-        job = self.job
-        if error_class == "refused" and job is not None and job.started is not None:
-            error_class = "target_down"
-        self._fail(error_class, words)
+        self._fail(*_RESETS[reset.code])
 
     def lost(self, words: str = "the link to the node was lost") -> None:
         """Nothing more will come of it."""

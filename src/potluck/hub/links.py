@@ -25,7 +25,7 @@ from potluck.hub.session import Session
 from potluck.model.snapshot import CompiledTarget, RequestHead, Snapshot
 from potluck.ports import Call, Failure, NodeEvents, Sink, SnapshotSource
 from potluck.wire import link_messages as m
-from potluck.wire.address import speaker_prefix
+from potluck.wire.address import speaker_prefix, spoken_tls
 from potluck.wire.link_handshake import Party
 
 if TYPE_CHECKING:
@@ -208,14 +208,16 @@ class Links:
         """Address prefix of who dials, be it through a trusted proxy."""
         return speaker_prefix(peername, forwarded, self._trusted)
 
-    def admit(self, socket: "NodeSocket", host: str) -> Session:
-        """A WebSocket. Raises `Refused`."""
+    def admit(self, socket: "NodeSocket", host: str, protos: list[str]) -> Session:
+        """A WebSocket. `protos`: its X-Forwarded-Proto fields. Raises `Refused`."""
         from potluck.hub.socket import Refused
 
         transport = socket.transport
         sockname = transport.get_extra_info("sockname")
         address = str(sockname[0]) if isinstance(sockname, tuple) else ""
-        origin = self._origin_of(host, transport.get_extra_info("sslcontext") is not None, address)
+        tls = transport.get_extra_info("sslcontext") is not None
+        tls = spoken_tls(tls, transport.get_extra_info("peername"), protos, self._trusted)
+        origin = self._origin_of(host, tls, address)
         if origin is None:
             self.refused_handshakes += 1
             raise Refused(http.HTTPStatus.MISDIRECTED_REQUEST, "this gateway does not answer under that host name")

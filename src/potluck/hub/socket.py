@@ -84,8 +84,8 @@ class Door(Protocol):
     def speaker(self, peername: object, forwarded: list[str]) -> str:
         """Address prefix of who dials, be it through a trusted proxy."""
 
-    def admit(self, socket: "NodeSocket", host: str) -> Ear:
-        """A handshake that is in order. Raises `Refused`."""
+    def admit(self, socket: "NodeSocket", host: str, protos: list[str]) -> Ear:
+        """A handshake that is in order. `protos`: its X-Forwarded-Proto fields. Raises `Refused`."""
 
     def left(self, socket: "NodeSocket") -> None:
         """The connection is over."""
@@ -291,7 +291,7 @@ class NodeSocket(asyncio.Protocol):
                     raise Refused(http.HTTPStatus.BAD_REQUEST, "exactly one Host is needed")
                 forwarded = request.headers.get_all("X-Forwarded-For")
                 self.peer = self._door.speaker(self.transport.get_extra_info("peername"), forwarded)
-                self._ear = self._door.admit(self, hosts[0])
+                self._ear = self._door.admit(self, hosts[0], request.headers.get_all("X-Forwarded-Proto"))
                 self.deadline = FOREVER  # from here on the core has the deadlines
             except Refused as refused:
                 response = proto.reject(refused.status, f"{refused}\n")

@@ -10,7 +10,7 @@ Rules
   other cases it did the work, or may have.
 - A node's refusal is no call and no target, up to `MAX_REFUSALS` of a request: it cost a round trip and nobody's work.
   After so many, others of that tier would refuse too: the next tier is tried. A node that refused is asked again only
-  if it said when, and nothing else is left.
+  if it said when, and nothing else is left. One inside an answer did some of the work: it is a call and a target.
 - A caller's fault is final. A refusal of the request by a target's own rules (`policy`) is not: others have others.
 """
 
@@ -132,7 +132,7 @@ class Spent:
         if error_class in FINAL:
             self.final = True
         elif error_class == "refused":
-            if self.refusals < MAX_REFUSALS:
+            if phase != "stream" and self.refusals < MAX_REFUSALS:
                 self.refusals += 1
                 self.calls -= 1
                 self._refused.add(target)

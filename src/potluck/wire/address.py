@@ -38,6 +38,16 @@ def speaker_prefix(peername: object, forwarded: Sequence[str], trusted: Sequence
     return prefix_of(address) if address else "local"
 
 
+def spoken_tls(tls: bool, peername: object, protos: Sequence[str], trusted: Sequence[Network]) -> bool:
+    """Whether who speaks through a trusted proxy uses TLS. `protos`: the X-Forwarded-Proto fields; `tls`: the socket's.
+
+    The last field counts, and only if it is one known word: just so the control plane's server reads it.
+    """
+    address = str(peername[0]) if isinstance(peername, tuple) else ""
+    said = protos[-1].strip() if protos and _within(address, trusted) else ""
+    return said in ("https", "wss") if said in ("http", "https", "ws", "wss") else tls
+
+
 def _within(address: str, networks: Sequence[Network]) -> bool:
     if not networks or not _is_address(address):
         return False

@@ -251,3 +251,11 @@ def test_our_own_shutdown_is_the_gateways_fault() -> None:
 def test_every_error_class_has_an_answer() -> None:
     """A class added to the closed set without a culprit is noticed here."""
     assert [name for name in get_args(ErrorClass) if name != "none" and blame(name) is None] == []
+
+
+def test_a_refusal_inside_an_answer_was_a_call() -> None:
+    """It did some of the work: unlike one before the answer, it counts as a call and as a target."""
+    begun = after(*[(f"t{n}", "k", "refused", "stream", 200) for n in range(MAX_TARGETS)])
+    assert (begun.calls, begun.targets, begun.refusals) == (MAX_TARGETS, MAX_TARGETS, 0)
+    unbegun = after(*[(f"t{n}", "k", "refused", "connect", 0) for n in range(MAX_TARGETS)])
+    assert (unbegun.calls, unbegun.targets) == (0, 0)

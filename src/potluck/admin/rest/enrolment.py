@@ -193,7 +193,7 @@ def dialled_origin(request: AdminRequest, deps: Deps) -> str:
     try:
         return claimed_origin(
             request.headers.get("host", ""),
-            tls=request.scope["scheme"] == "https",
+            tls=request.scope["scheme"] in ("https", "wss"),
             public_url=deps.public_url,
             own_names=deps.own_names,
             socket_address=server[0] if server else "",
