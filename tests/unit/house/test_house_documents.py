@@ -29,6 +29,7 @@ from potluck.policy import (
     breaker,
     calibration,
     credentials,
+    estimate,
     hedging,
     latency,
     machine_choice,
@@ -36,6 +37,7 @@ from potluck.policy import (
     machine_groups,
     machines,
     mix,
+    objections,
     prefix_blocks,
     retry,
     retry_after,
@@ -56,8 +58,9 @@ HEAD = re.compile(
     r"# (\d{4}): \S.*\n\n\| Date \| Status \| Tags \|\n\| --- \| --- \| --- \|\n\| (\S+) \| (\w+) \| (.+) \|\n"
 )
 ROUTING = (
-    affinity, breaker, calibration, candidates, credentials, hedging, latency, machine_choice, machine_cost,
-    machine_groups, machines, mix, nodes, prefix_blocks, retry, retry_after, selection, standing, registry, routing,
+    affinity, breaker, calibration, candidates, credentials, estimate, hedging, latency, machine_choice, machine_cost,
+    machine_groups, machines, mix, nodes, objections, prefix_blocks, retry, retry_after, selection, standing, registry,
+    routing,
 )  # fmt: skip
 """modules of decisions, whose numbers are on the page of defaults"""
 AGENT = (agent, commands, dialing, jobs, node_standing, telling, unloading)
