@@ -20,6 +20,7 @@ from potluck.engines.load_signals import LoadReader
 from potluck.model.engine import Engine, EngineLoad
 
 SILENT_LOOKS = 3
+NOT_LOOKED = "it was not looked for yet"
 
 
 class WatchPace(msgspec.Struct, frozen=True):
@@ -45,7 +46,7 @@ class EngineWatch:
         self.place = place
         self.engine: Engine | None = None
         self.load = EngineLoad()
-        self.reason = "it was not looked for yet"
+        self.reason = NOT_LOOKED
         self._on_change = on_change
         self._pace = pace or WatchPace()
         self._last: Engine | None = None

@@ -129,7 +129,12 @@ class OwnMachine:
                 self._reports = Reports(secret_of(self._home))
                 self._listening = await self._reports.listen(settings.presence_port)
             except (OSError, ValueError) as error:
-                _LOGGER.warning("presence helpers are not heard until the agent starts again: %s", error)
+                _LOGGER.warning(
+                    "presence helpers are not heard: port %d (presence_port) cannot be used: %s; choose another one, "
+                    "and start the agent anew",
+                    settings.presence_port,
+                    error,
+                )
         local = self._presence.latest() or Reading()
         return heard(local, self._reports.readings() if self._reports is not None else [])
 

@@ -25,7 +25,7 @@ from potluck.engines.asking import Place, is_loopback
 from potluck.engines.builtin import SLOT_TOKENS, SLOTS, BuiltinModel
 from potluck.engines.fingerprints import PORTS
 from potluck.engines.local_upstream import LocalUpstream
-from potluck.engines.watch import EngineWatch, WatchPace
+from potluck.engines.watch import NOT_LOOKED, EngineWatch, WatchPace
 from potluck.model.engine import Confidence, EngineModel
 from potluck.model.engine import Engine as FoundEngine
 from potluck.model.node import NodePrice
@@ -240,6 +240,8 @@ class Offers:
                     continue
                 found = before
             elif found is None:
+                if watch.place in self._named and watch.reason != NOT_LOOKED:
+                    self._withheld.append(f"{where}: {watch.reason}")
                 continue
             elif found.kind == "openai-compatible" and watch.place not in self._named:
                 self._withheld.append(

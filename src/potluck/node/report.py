@@ -31,7 +31,14 @@ def report(agent: Agent) -> dict[str, Any]:
         "running": len(jobs.running),
         "waiting": len(jobs.waiting),
         "engines": [
-            {"id": each.id, "slots": each.slots, "running": each.running, "waiting": each.waiting} for each in engines
+            {
+                "id": each.id,
+                "answers": each.reachable,
+                "slots": each.slots,
+                "running": each.running,
+                "waiting": each.waiting,
+            }
+            for each in engines
         ],
         "models": [
             {"name": each.name, "engine": each.engine, "resident": each.resident, "running": each.running}

@@ -2,13 +2,15 @@
 
 import asyncio
 import os
+import socket
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from potluck.cli.checkup.verdict import Verdict, fail, ok, skip, warn
-from potluck.cli.node_home import engine_keys, links_shown, read_settings, report_of
+from potluck.cli.failure import Failure
+from potluck.cli.node_home import ENGINE_KEYS, engine_keys, links_shown, read_settings, report_of
 
 if TYPE_CHECKING:
     from potluck.node.home import Enrolled, Home
@@ -16,6 +18,9 @@ if TYPE_CHECKING:
 
 LINK_S = 15.0
 LINK_MEND = "the gateway's log says more; a proxy in between has to pass WebSockets on"
+NO_ENGINE_MEND = (
+    "start Ollama, LM Studio, llama.cpp or another; or try the built-in model: potluck node set local_model yes"
+)
 PRESENCE_MEND = (
     "if nobody sits here: potluck node set headless yes; "
     "else: potluck node set presence_port 7174, and potluck node presence-helper in the desktop's session"
@@ -23,29 +28,117 @@ PRESENCE_MEND = (
 
 
 def examine(home: "Home") -> Iterator[Verdict]:
-    """All checks, each as it is done. Raises HomeError, SettingsError."""
-    enrolled = home.enrolled()
+    """All checks, each as it is done; a file that is damaged is a row, and what needs it is left out."""
+    from potluck.node.home import HomeError
+    from potluck.node.keys import identity_of
+    from potluck.node.settings import SettingsError
+
     yield _rights(home)
-    if enrolled is None:
+    files: dict[str, Any] = {}
+    for name, read in _FILES.items():
+        try:
+            if name != "key" or files.get("node.json") is not None:
+                files[name] = read(home)
+            if files.get("key") is not None:
+                identity_of(files["key"])
+        except (HomeError, SettingsError) as error:
+            files.pop(name, None)
+            yield fail(name, str(error), _FILE_MENDS[name])
+    enrolled, said = files.get("node.json"), None
+    if "agent.json" in files:
+        try:
+            said = report_of(home)
+        except Failure as error:
+            yield fail("agent", error.message, "stop it, and start it anew: potluck node run")
+    if "node.json" in files and enrolled is None:
         mend = "potluck node join URL, with a token that potluck nodes token create gives at the gateway"
         yield fail("joined", "this machine has not joined a gateway", mend)
-    else:
+    elif enrolled is not None:
         yield ok("joined", f"{enrolled.name} at {enrolled.url}")
         gateway = _gateway(enrolled)
         yield gateway
-        said = report_of(home)
         yield _agent(said, enrolled.name)
         if said is not None and any(each["up"] for each in said["links"]):
             yield ok("link", links_shown(said["links"]))
         elif gateway.state == "fail":
             yield skip("link", "not tried, as the gateway cannot be reached")
         elif said is not None:
-            yield fail("link", said["reason"].removeprefix("it does not serve: "), LINK_MEND)
+            reason = said["reason"].removeprefix("it does not serve: ")
+            yield fail("link", reason, _link_mend(reason, enrolled.name))
+        elif "key" not in files:
+            yield skip("link", "not tried, as the key cannot be read")
         else:
             yield asyncio.run(_link(home, enrolled))
-    settings = read_settings(home)
-    yield from asyncio.run(_engines(settings, engine_keys(home)))
-    yield _presence(settings)
+    settings = files.get("settings.json")
+    if said is not None:
+        yield from _served(said)
+    elif settings is not None:
+        yield from asyncio.run(_engines(settings, files.get(ENGINE_KEYS, {})))
+    if settings is not None:
+        yield _presence(settings)
+        if settings.presence_port and said is None:
+            yield _helpers(settings.presence_port)
+
+
+_FILES: dict[str, Callable[["Home"], Any]] = {
+    "node.json": lambda home: home.enrolled(),
+    "key": lambda home: home.key(),
+    "settings.json": read_settings,
+    "state.json": lambda home: home.kept(),
+    "agent.json": lambda home: home.running(),
+    ENGINE_KEYS: engine_keys,
+}
+_FILE_MENDS = {
+    "node.json": "potluck node join URL --force, with a new token",
+    "key": "potluck node join URL --force, with a new token",
+    "settings.json": "mend it by hand; or remove it, and every setting has its default",
+    "state.json": "remove it: the last pause or resume is forgotten with it",
+    "agent.json": "remove it, and start the agent anew",
+    ENGINE_KEYS: "remove it, and give the keys again: potluck node engine-key URL --key-stdin",
+}
+
+
+def _link_mend(reason: str, name: str) -> str:
+    """What helps against a refusal by the gateway."""
+    from potluck.node.dialing import REFUSALS
+
+    code = next((code for code, (_, said) in REFUSALS.items() if said in reason), "")
+    return {
+        "not_approved": f"at the gateway: potluck nodes approve {name}",
+        "clone": "potluck node rotate-key, on the machine that is to stay; potluck node join URL --force on the other",
+        "bad_origin": "join by the gateway's own address, or mend its --public-url",
+        "bad_gateway": "if the gateway was made anew: potluck node join URL --force, with a new token",
+        "version": "install the newer version on the older of the two",
+    }.get(code, "potluck node join URL --force, with a new token" if code else LINK_MEND)
+
+
+def _served(said: dict[str, Any]) -> Iterator[Verdict]:
+    """Engines as the agent that runs sees them, whoever named them to it."""
+    for each in said["engines"]:
+        count = sum(model["engine"] == each["id"] for model in said["models"])
+        models = f"{count} model{'s' if count != 1 else ''}"
+        if each["answers"]:
+            yield ok("engine", f"{each['id']}: {models}, shared by the agent that runs")
+        else:
+            yield fail("engine", f"{each['id']} does not answer; its {models} wait for it", "start that engine again")
+    for line in said["withheld"]:
+        if "does not answer" not in line:
+            yield warn("engine", line, "potluck node set engines, or mend it at the engine; the agent sees it then")
+    if said["local_model"] and not said["local_model"].startswith("ready"):
+        yield warn("built-in model", said["local_model"], "the agent's log says more")
+    elif not said["engines"] and not said["withheld"]:
+        yield fail("engine", "the agent that runs finds none on this machine", NO_ENGINE_MEND)
+
+
+def _helpers(port: int) -> Verdict:
+    """Whether the agent will be able to listen for presence helpers."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            found = f"port {port}, where helpers of the desktop report, cannot be used: {error.strerror}"
+            return fail("presence_port", found, "choose another one: potluck node set presence_port 7175")
+    return ok("presence_port", f"port {port} is free for helpers of the desktop")
 
 
 def _agent(said: dict[str, Any] | None, name: str) -> Verdict:
@@ -115,7 +208,7 @@ async def _link(home: "Home", enrolled: "Enrolled") -> Verdict:
     is_up = welcomed.done()
     if running.done():
         ended: Ended = running.result()
-        return fail("link", ended.why, LINK_MEND)
+        return fail("link", ended.why, _link_mend(ended.why, enrolled.name))
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
     if not is_up:
@@ -168,10 +261,7 @@ async def _engines(settings: "NodeSettings", keys: dict[str, str]) -> list[Verdi
     if settings.local_model:
         verdicts.append(ok("built-in model", f"{model_file.MODEL_NAME} is shared when the agent runs"))
     elif not verdicts:
-        mend = (
-            "start Ollama, LM Studio, llama.cpp or another; or try the built-in model: potluck node set local_model yes"
-        )
-        verdicts.append(fail("engine", "none was found on this machine", mend))
+        verdicts.append(fail("engine", "none was found on this machine", NO_ENGINE_MEND))
     return verdicts
 
 
