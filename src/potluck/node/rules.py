@@ -7,7 +7,8 @@ Rules of this file
   end, only new work waits).
 - Not knowing whether somebody is there is somebody being there, unless the owner declared the machine headless.
 - Whoever left comes back after a rest at the earliest, which doubles with each hard exit within the hour. It survives a
-  restart, is not begun by what the owner says or by the schedule, and is ended by `resume`.
+  restart, is not begun by what the owner says or by the schedule, and is ended by `resume`; one that mode `idle` began
+  ends with that mode.
 - Every refusal has one line for people, and the moment at which it may change where that is known.
 """
 
@@ -87,6 +88,8 @@ class Memory(msgspec.Struct, frozen=True):
     exits_s: tuple[float, ...] = ()
     """hard exits of the last hour"""
     rest_until_s: float = 0.0
+    rest_of_idle: bool = False
+    """that rest was begun by what only mode `idle` minds"""
     away_since_s: float | None = None
     """nobody there, by a source that does not know for how long"""
     cpu: Gauge = Gauge()
@@ -98,6 +101,7 @@ class KeptExits(msgspec.Struct, frozen=True):
 
     exits_s: tuple[float, ...] = ()
     rest_until_s: float = 0.0
+    rest_of_idle: bool = False
 
 
 class _Objection(msgspec.Struct, frozen=True):
@@ -107,6 +111,8 @@ class _Objection(msgspec.Struct, frozen=True):
     until_s: float | None = None
     rests: bool = True
     """leaving because of it begins a rest"""
+    of_idle: bool = False
+    """only mode `idle` minds it"""
 
 
 def decide(settings: NodeSettings, facts: Facts, wish: Wish, memory: Memory, now_s: float) -> tuple[Decision, Memory]:
@@ -122,7 +128,10 @@ def decide(settings: NodeSettings, facts: Facts, wish: Wish, memory: Memory, now
         until_s = None if facts.window_left_s is None else now_s + facts.window_left_s
         objections.append(_Objection("soon", "schedule", "it is outside its scheduled hours", until_s, rests=False))
     if "idle" in settings.mode:
-        objections += _idle(settings, facts, memory, presence, quiet_s, now_s)
+        minded = _idle(settings, facts, memory, presence, quiet_s, now_s)
+        objections += [msgspec.structs.replace(each, of_idle=True) for each in minded]
+    elif memory.rest_of_idle:
+        memory = msgspec.structs.replace(memory, rest_until_s=0.0, rest_of_idle=False)
     memory = _left(settings, objections, memory, now_s)
     if not memory.serving and now_s < memory.rest_until_s:
         reason = "it gave the machine back to its owner, and rests; potluck node resume ends that"
@@ -151,7 +160,7 @@ def forgiven(memory: Memory) -> Memory:
 def kept(memory: Memory, now_s: float, unix_s: float) -> KeptExits:
     """For the state file."""
     shift = unix_s - now_s
-    return KeptExits(tuple(each + shift for each in memory.exits_s), memory.rest_until_s + shift)
+    return KeptExits(tuple(each + shift for each in memory.exits_s), memory.rest_until_s + shift, memory.rest_of_idle)
 
 
 def restored(exits: KeptExits, now_s: float, unix_s: float) -> Memory:
@@ -160,7 +169,7 @@ def restored(exits: KeptExits, now_s: float, unix_s: float) -> Memory:
     past = tuple(min(each + shift, now_s) for each in exits.exits_s)
     rest_until_s = min(exits.rest_until_s + shift, now_s + MAX_REST_S)
     recent = tuple(each for each in past if now_s - each < FORGET_EXITS_S)
-    return Memory(clock_s=now_s, exits_s=recent, rest_until_s=rest_until_s)
+    return Memory(clock_s=now_s, exits_s=recent, rest_until_s=rest_until_s, rest_of_idle=exits.rest_of_idle)
 
 
 def _observed(settings: NodeSettings, facts: Facts, memory: Memory, now_s: float) -> Memory:
@@ -247,11 +256,19 @@ def _left(settings: NodeSettings, objections: list[_Objection], memory: Memory, 
     exits_s, counted = memory.exits_s, memory.counted
     if is_hard and not counted:
         exits_s, counted, is_exit = (*exits_s, now_s), True, True
-    rest_until_s = memory.rest_until_s
+    rest_until_s, of_idle = memory.rest_until_s, memory.rest_of_idle
     if is_exit:
+        of_idle = all(each.of_idle for each in leaving if each.rests) and (of_idle or now_s >= rest_until_s)
         rest_s = settings.reenter_s * 2.0 ** min(max(len(exits_s) - 1, 0), 16)
         rest_until_s = max(rest_until_s, now_s + min(rest_s, MAX_REST_S))
-    return msgspec.structs.replace(memory, serving=False, counted=counted, exits_s=exits_s, rest_until_s=rest_until_s)
+    return msgspec.structs.replace(
+        memory,
+        serving=False,
+        counted=counted,
+        exits_s=exits_s,
+        rest_until_s=rest_until_s,
+        rest_of_idle=of_idle,
+    )
 
 
 def _entered(memory: Memory) -> Memory:

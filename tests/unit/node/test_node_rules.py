@@ -252,6 +252,20 @@ def test_a_game_that_begins_with_a_mouse_click_is_one_hard_exit() -> None:
     assert len(machine.memory.exits_s) == 1
 
 
+def test_a_rest_that_idle_began_ends_with_that_mode() -> None:
+    """The owner says `always`: it serves at once, also after a restart. A rest for the battery goes on."""
+    for facts, serves in ((HERE, True), (on_hardware(on_battery=True), False)):
+        for over_restart in (False, True):
+            machine = Machine()
+            assert machine.after(0).serve
+            assert not machine.after(1, facts).serve
+            if over_restart:
+                was = kept(machine.memory, machine.now_s, 1e9)
+                machine.memory = restored(msgspec.json.decode(msgspec.json.encode(was), type=KeptExits), 1001.0, 1e9)
+            machine.settings = NodeSettings()
+            assert machine.after(1).serve is serves
+
+
 def test_a_restart_keeps_the_rest() -> None:
     """What is written and read again leaves the same rest, by another monotonic clock; a wrong clock makes it no longer
     than the longest."""
