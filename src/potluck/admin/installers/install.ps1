@@ -172,7 +172,7 @@ function Uninstall-Node {
     if ($DryRun) {
         Write-Output "    Remove-Item $Venv, $Mark -Recurse -Force"
     } else {
-        Remove-Item $Venv, $Mark -Recurse -Force -ErrorAction SilentlyContinue
+        Remove-Item @($Venv, $Mark | Where-Object { Test-Path $_ }) -Recurse -Force
     }
     Write-Output "Done. The node's own files are kept: remove $NodeHome if you want them gone."
 }
