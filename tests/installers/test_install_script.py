@@ -238,9 +238,10 @@ def test_an_environment_of_somebody_elses_is_left_alone(served: Script, tmp_path
     assert mine.read_text() == "mine"
 
 
-def test_removing_what_is_not_there_is_no_fault(script: Script) -> None:
-    """Uninstalling twice is uninstalling once."""
-    done = script.run("--uninstall")
+def test_removing_what_is_not_there_is_no_fault(script: Script, tmp_path: Path) -> None:
+    """Uninstalling twice is uninstalling once, also where something of the person's own keeps the folder."""
+    (tmp_path / "potluck-node" / "mine").mkdir(parents=True)
+    done = script.run("--uninstall", "--prefix", str(tmp_path / "potluck-node"))
     assert (done.returncode, "Nothing to remove" in done.stdout) == (0, True), done.stderr
 
 

@@ -150,7 +150,7 @@ function Test-Ours {
 }
 
 function Uninstall-Node {
-    if (-not $DryRun -and -not ((Test-Path $Prefix) -and (Test-Ours))) {
+    if (-not $DryRun -and -not (((Test-Path $Venv) -or (Test-Path $Mark)) -and (Test-Ours))) {
         Write-Output "Nothing to remove: there is no $Potluck (another -Prefix?)."
         return
     }
@@ -172,7 +172,7 @@ function Uninstall-Node {
     if ($DryRun) {
         Write-Output "    Remove-Item $Venv, $Mark -Recurse -Force"
     } else {
-        Remove-Item @($Venv, $Mark | Where-Object { Test-Path $_ }) -Recurse -Force
+        $Venv, $Mark | Where-Object { Test-Path $_ } | Remove-Item -Recurse -Force
     }
     Write-Output "Done. The node's own files are kept: remove $NodeHome if you want them gone."
 }

@@ -199,7 +199,7 @@ start() {
 }
 
 uninstall() {
-  if [ "$dry" = 0 ] && { [ ! -e "$prefix" ] || ! ours; }; then
+  if [ "$dry" = 0 ] && { { [ ! -e "$venv" ] && [ ! -e "$mark" ]; } || ! ours; }; then
     say "Nothing to remove: there is no $potluck (another --prefix?)."
     return 0
   fi
