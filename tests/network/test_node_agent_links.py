@@ -186,6 +186,23 @@ async def test_a_key_whose_change_was_not_heard_is_asked_for_at_the_start(
         await until(lambda: not (tmp_path / "key.next").exists())
 
 
+async def test_a_home_that_is_gone_changes_no_setting(engine: FakeEngine, tmp_path: Path) -> None:
+    """Somebody removed it under the running agent: what the owner said stays in force, and it is said once."""
+    place = tmp_path / "node"
+    place.mkdir()
+    home = Home(place)
+    home.write("settings.json", owner(engine, queue=7))
+    async with rigged(place, lambda: home.read("settings.json", NodeSettings) or NodeSettings()) as rig:
+        await rig.ready()
+        for path in place.iterdir():
+            path.unlink()
+        place.rmdir()
+        rig.agent._heed_files()
+        rig.agent._heed_files()
+        assert rig.agent.settings.queue == 7
+        assert sum("is gone" in what for _, what in rig.agent.errors) == 1
+
+
 async def test_an_engine_that_is_restarted_keeps_its_models(engine: FakeEngine, tmp_path: Path) -> None:
     """While it is down CAPS stays as it was and LOAD says so; calls are refused for now; back, it serves at once."""
     port = int(engine.base_url.split(":")[2].split("/")[0])

@@ -203,6 +203,7 @@ async def test_nobody_there_is_said(enroller: Enroller) -> None:
         ("potluck.example.org:8443", "https://potluck.example.org:8443"),
         ("http://127.0.0.1:7171", "http://127.0.0.1:7171"),
         ("http://[::1]:7171", "http://[::1]:7171"),
+        ("https://b\u00fccher.example:8443", "https://xn--bcher-kva.example:8443"),
     ],
 )
 def test_an_address_is_an_origin(url: str, origin: str) -> None:
@@ -211,7 +212,17 @@ def test_an_address_is_an_origin(url: str, origin: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["http://potluck.example.org", "http://10.0.0.7:7171", "ftp://x", "https://x/path", "https://u:p@x", ""]
+    "url",
+    [
+        "http://potluck.example.org",
+        "http://10.0.0.7:7171",
+        "ftp://x",
+        "https://x/path",
+        "https://u:p@x",
+        "https://\u00fc:p@x",
+        "https://\u00fc..x",
+        "",
+    ],
 )
 def test_an_address_that_will_not_do_is_refused(url: str) -> None:
     """Plain http to another machine, paths, users and other schemes."""

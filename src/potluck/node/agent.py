@@ -141,6 +141,7 @@ class Agent:
         self._stop = asyncio.Event()
         self._look = asyncio.Event()
         self._heartbeat_at = 0.0
+        self._homeless = False
         self._freed = False
         self._free_again_at = 0.0
 
@@ -302,6 +303,12 @@ class Agent:
         return size_bytes is None or room_for(self.settings, self._facts, size_bytes)
 
     def _heed_files(self) -> None:
+        if not self.home.path.is_dir():
+            if not self._homeless:
+                self.note(f"{self.home.path} is gone: the settings before stay in force, and nothing can be kept")
+            self._homeless = True
+            return
+        self._homeless = False
         joined = self.home.changed_at("node.json")
         if joined != self._joined_at:
             self._joined_at = joined

@@ -228,6 +228,7 @@ def checked_address(url: str, *, insecure: bool) -> tuple[str, str]:
     text = url.strip().rstrip("/")
     if "://" not in text:
         text = f"https://{text}"
+    text = _in_ascii(text)
     try:
         origin = origin_of(text)
     except OriginError as error:
@@ -242,6 +243,20 @@ def checked_address(url: str, *, insecure: bool) -> tuple[str, str]:
             f"Use https, or say --insecure"
         )
     return text, origin
+
+
+def _in_ascii(text: str) -> str:
+    """A host name with letters of any language, as the network writes it. Raises EnrolmentError."""
+    if text.isascii():
+        return text
+    try:
+        parts = urlsplit(text)
+        host = (parts.hostname or "").encode("idna").decode()
+        port = f":{parts.port}" if parts.port is not None else ""
+    except ValueError:
+        raise EnrolmentError(f"{text} is not an address like https://potluck.example") from None
+    user, at, _ = parts.netloc.rpartition("@")
+    return parts._replace(netloc=f"{user}{at}{host}{port}").geturl()
 
 
 def trust(ca_file: str) -> ssl.SSLContext:

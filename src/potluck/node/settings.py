@@ -14,6 +14,7 @@ from zoneinfo import ZoneInfo
 import msgspec
 
 from potluck.config.values import read_value
+from potluck.engines.asking import NotHereError, Place
 from potluck.model.node import NodePrice
 from potluck.node.schedule import parse_window
 
@@ -145,7 +146,8 @@ def with_value(settings: NodeSettings, key: str, text: str) -> NodeSettings:
         try:
             value = read_value(get_type_hints(NodeSettings, include_extras=True)[key], text)
         except ValueError as error:
-            raise SettingsError(f"{key}: {error}") from None
+            is_switch = isinstance(value, bool)
+            raise SettingsError(f"{key}: {f'{text!r} is neither yes nor no' if is_switch else error}") from None
     if key == "mode" and isinstance(value, tuple):
         value = tuple(each.lower() for each in value)
         if unknown := [each for each in value if each not in get_args(Mode)]:
@@ -178,6 +180,11 @@ def checked(settings: NodeSettings) -> NodeSettings:
         raise SettingsError(f"schedule: {error}") from None
     if "schedule" in modes and not windows:
         raise SettingsError("mode `schedule` needs windows first: potluck node set schedule 'mon-fri 22:00-07:00'")
+    for each in settings.engines:
+        try:
+            Place.parse(each, elsewhere=True)
+        except NotHereError as error:
+            raise SettingsError(f"engines: {error}") from None
     if settings.timezone:
         try:
             ZoneInfo(settings.timezone)

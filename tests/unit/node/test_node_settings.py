@@ -13,6 +13,16 @@ PAGE = Path(__file__).parents[3] / "docs" / "reference" / "node-settings.md"
 
 
 @pytest.mark.parametrize(
+    ("key", "text", "words"),
+    [("discover", "maybe", "neither yes nor no"), ("engines", "ftp://x", "engines: 'ftp://x' is not an address")],
+)
+def test_what_is_refused_says_what_would_do(key: str, text: str, words: str) -> None:
+    """When it is set, not at the agent's next start."""
+    with pytest.raises(SettingsError, match=words):
+        with_value(NodeSettings(), key, text)
+
+
+@pytest.mark.parametrize(
     ("key", "text", "value"),
     [
         ("mode", "Idle", ("idle",)),
@@ -47,7 +57,7 @@ def test_a_setting_is_taken(key: str, text: str, value: object) -> None:
         ("idle_after_s", "0", "at least 1"),
         ("grace_s", "nan", "out of range"),
         ("links", "3", "at most 2"),
-        ("headless", "perhaps", "neither true nor false"),
+        ("headless", "perhaps", "neither yes nor no"),
         ("idle_after", "60", "did you mean idle_after_s?"),
         ("prices", "1", "no setting"),
     ],

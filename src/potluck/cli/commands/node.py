@@ -244,9 +244,9 @@ def price(model: str | None, input_: float | None, output: float | None, clear: 
     session.output.table(columns, rows, empty="no prices: nothing is asked", right=("input", "output"))
 
 
-@node.command("set")
+@node.command("set", context_settings={"ignore_unknown_options": True})  # `-1` is a value, though a wrong one
 @click.argument("key", required=False)
-@click.argument("value", required=False)
+@click.argument("value", required=False, callback=lambda _ctx, _param, value: value or None)
 @node_home_option
 @failing
 def set_(key: str | None, value: str | None, home: str | None) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from potluck.cli.failure import Failure
+from potluck.cli.failure import USAGE, Failure
 from potluck.cli.node_home import (
     engine_keys,
     failing,
@@ -25,6 +25,9 @@ from potluck.cli.times import length_s
 
 if TYPE_CHECKING:
     from potluck.node.home import Enrolled
+
+_MAX_FOR_S = 1e8  # what the agent takes
+_SHOWN_MODELS = 20
 
 
 @click.command(cls=Command)
@@ -172,7 +175,9 @@ def presence_helper(port: int | None, home: str | None) -> None:
     files = open_home(home)
     port = port or read_settings(files).presence_port
     if not port:
-        raise Failure("the agent does not listen for it: potluck node set presence_port 7174")
+        raise Failure(
+            "the agent does not listen for it: potluck node set presence_port 7174, and start the agent anew; or --port"
+        )
     try:
         secret = read_secret(files.path / SECRET_FILE)
     except OSError as error:
@@ -189,10 +194,15 @@ def _order(home: str | None, action: str, for_: str | None) -> None:
     from potluck.node.home import Kept
 
     session, files = current(), open_home(home)
-    for_s = length_s(for_) if for_ else None
+    for_s = None if for_ is None else length_s(for_)
+    if for_s is not None and not 0 < for_s < _MAX_FOR_S:
+        raise Failure(f"--for {for_}: from a second to 1000d; without --for it holds until potluck node resume", USAGE)
     said = order(files, action, for_s)
     if said is not None:
-        _show(session, said)
+        if session.json:
+            session.output.data(said)
+        else:
+            session.output.line(_headline(said))
         return
     if action == "stop":
         raise Failure("no agent runs")
@@ -212,8 +222,7 @@ def _show(session: Session, said: dict[str, Any]) -> None:
     if session.json:
         output.data(said)
         return
-    until = f" (until {when(said['until'] * 1000)})" if said["until"] else ""
-    output.line(f"{said['name']}: {said['state']}; {said['reason']}{until}")
+    output.line(_headline(said))
     output.facts(
         [
             ("gateway", said["gateway"]),
@@ -230,7 +239,15 @@ def _show(session: Session, said: dict[str, Any]) -> None:
     output.line()
     columns = [("MODEL", "name"), ("ENGINE", "engine"), ("CONTEXT", "context_tokens"), ("IN MEMORY", "resident")]
     columns.append(("RUNNING", "running"))
-    output.table(columns, said["models"], empty="no models", right=("context_tokens", "running"))
+    models = sorted(said["models"], key=lambda each: (not each["running"], not each["resident"]))
+    output.table(columns, models[:_SHOWN_MODELS], empty="no models", right=("context_tokens", "running"))
+    if len(models) > _SHOWN_MODELS:
+        output.line(f"and {len(models) - _SHOWN_MODELS} more: potluck node status --json")
+
+
+def _headline(said: dict[str, Any]) -> str:
+    until = f" (until {when(said['until'] * 1000)})" if said["until"] else ""
+    return f"{said['name']}: {said['state']}; {said['reason']}{until}"
 
 
 def _counts(counts: dict[str, int]) -> str:
