@@ -8,6 +8,7 @@ from hub_rig import HubGateway, hub_gateway, refused_code
 
 from potluck.conformance.caller import Caller
 from potluck.conformance.node import NodeIdentity
+from potluck.hub.node import HubNode
 from potluck.hub.session import Session
 from potluck.wire import link_messages as m
 
@@ -106,3 +107,49 @@ async def test_a_machine_that_loses_one_of_its_links_is_still_asked_on_the_other
         kept.thaw()
         assert await dialling == "clone"
         assert node.links == [kept]
+
+
+@pytest.mark.parametrize("turn", ["check", "tick", "review"])
+async def test_own_faults_in_one_nodes_turn_end_that_nodes_links(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, turn: str
+):
+    """The other node is swept as ever; the log says whose turn it was."""
+    async with hub_gateway(tmp_path) as gateway:
+        broken, well = [await gateway.node(name, models=["stall"]) for name in ("lab-1", "lab-2")]
+        async with gateway.caller() as first, gateway.caller() as second:
+            for caller, node in ((first, broken), (second, well)):
+                target = gateway.on_node(node.identity.node, "stall")
+                gateway.serve(target.name, target)
+                await caller.send(gateway.request(target.name, stream=True))
+                await gateway.until(lambda node=node: node.running)
+            taken, swept = getattr(HubNode, turn), []
+
+            def take(self: HubNode, now: float) -> None:
+                swept.append(self.id)
+                if self.id == broken.identity.node and self.id not in swept[:-1]:
+                    raise RuntimeError("a fault")
+                taken(self, now)
+
+            monkeypatch.setattr(HubNode, turn, take)
+            gateway.enrol("lab-3")
+            await gateway.until(lambda: broken.ends and well.identity.node in swept)
+            assert broken.ends == ["internal"]
+            assert len(well.links) == 1
+            assert gateway.links.failed["internal"] == 1
+            assert "node_lab-1" in caplog.text
+
+
+async def test_a_load_from_before_a_break_says_nothing_after_it(tmp_path: Path):
+    """A node that was paused when its link was lost, and comes back: it says anew how it is."""
+    async with hub_gateway(tmp_path) as gateway:
+        node = await gateway.node()
+        node.says(m.Load("paused", reason="its owner wants it"))
+        await gateway.until(lambda: str(gateway.heard.stand(node.identity.node)).startswith("paused"))
+        hub_node = gateway.links.nodes[node.identity.node]
+        node.links[0].cut()
+        await gateway.until(lambda: not hub_node.sessions)
+        monitored = hub_node.load
+        await node.dial()
+        await gateway.until(lambda: hub_node.sessions)
+        assert monitored is not None
+        assert hub_node.load is not monitored

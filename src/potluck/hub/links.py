@@ -7,21 +7,24 @@ Rules of this file
   link's own tick once a second. No link and no call has a timer.
 - The snapshot says which nodes there are. One that is gone from it loses its links with `revoked`; one that nobody has
   approved yet, or that is drained, keeps them and gets no calls. A link by a key that was rotated away goes with it.
+- A fault of this gateway in one node's turn of the sweep ends that node's links (`internal`) and nobody else's.
 - What the hub learns leaves by `ports.NodeEvents`.
 """
 
 import asyncio
 import http
 import ipaddress
+import logging
 import secrets
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from potluck.hub.call import HubCall
 from potluck.hub.node import HubNode
 from potluck.hub.session import Session
+from potluck.model.faults import fault_of
 from potluck.model.snapshot import CompiledTarget, RequestHead, Snapshot
 from potluck.ports import Call, Failure, NodeEvents, Sink, SnapshotSource
 from potluck.wire import link_messages as m
@@ -30,6 +33,8 @@ from potluck.wire.link_handshake import Party
 
 if TYPE_CHECKING:
     from potluck.hub.socket import NodeSocket
+
+log = logging.getLogger("potluck.hub")
 
 MAX_UNPROVEN: Final = 1024
 MAX_UNPROVEN_PER_PREFIX: Final = 256
@@ -138,25 +143,44 @@ class Links:
         if current is not self._snapshot:
             self._snapshot = current
             for node in list(self.nodes.values()):
-                if node.id in current.nodes:
-                    node.drop_void_keys(now)
-                    node.review(now)
-                else:
-                    node.end("revoked", "this gateway does not know the node any more", now)
-                    self._forget(node)
+                self._guarded(node, self._look_up, node, now)
             for session in list(self._joining.values()):
-                session.look_up(now)
-        for node in self.nodes.values():
+                self._guarded(session, session.look_up, now)
+        for node in list(self.nodes.values()):
             if node.calls or node.waiting or node.waiting_own:
-                node.check(now)
+                self._guarded(node, node.check, now)
         for socket in [each for each in self._sockets if now >= each.deadline]:
             socket.abort()
         if now - self._ticked_at >= TICK_S:
             self._ticked_at = now
             for node in list(self.nodes.values()):
-                node.tick(now)
+                self._guarded(node, node.tick, now)
             for session in list(self._joining.values()):
-                session.tick(now)
+                self._guarded(session, session.tick, now)
+
+    def _look_up(self, node: HubNode, now: float) -> None:
+        """What the new snapshot says of it."""
+        if node.id in self.snapshots.current.nodes:
+            node.drop_void_keys(now)
+            node.review(now)
+        else:
+            node.end("revoked", "this gateway does not know the node any more", now)
+            self._forget(node)
+
+    def _guarded(self, whose: HubNode | Session, step: Callable[..., None], *arguments: Any) -> None:
+        try:
+            step(*arguments)
+        except Exception as error:
+            who = f"node {whose.id}" if isinstance(whose, HubNode) else "a connection that has not proved itself"
+            log.error("a fault of the gateway ended the links of %s: %s", who, fault_of(error))
+            self.count_failed("internal")
+            sessions = [*whose.sessions, *whose.newcomers] if isinstance(whose, HubNode) else [whose]
+            try:
+                whose.end("internal", "a fault of the gateway", self.clock())
+            except Exception as again:
+                log.error("and they could not be told: %s", fault_of(again))
+                for session in sessions:
+                    session.socket.abort()
 
     def leave(self) -> None:
         """The gateway is about to stop: no new calls over these links, what runs may end."""

@@ -149,6 +149,7 @@ class HubNode:
             min(links, key=lambda each: each.heard_at).end("superseded", "a newer link took its place", now)
         if not links:
             self.since_at = now
+            self.load = None  # it is told anew; what held before the break may hold no more
             self.links.events.reported(self.id, "connected", f"from {session.socket.peer}")
         self.sessions.append(session)
         self.drain_told = False

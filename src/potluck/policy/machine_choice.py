@@ -44,6 +44,8 @@ EXPLORE_MACHINES = 0.02
 UNSERVED_S = 3_600.0
 IDLE_S = 600.0
 """in which the draw's weight of a node without work doubles"""
+OTHERS_PER_SLOT = 2
+"""others' calls at a machine, which only it knows of, count up to so many per slot in what is in flight"""
 OWN_FAVOUR = 2.0
 """how many times likelier an own machine is drawn than a stranger's of the same cost"""
 
@@ -167,13 +169,20 @@ def _within_bounds(left: list[int], machines: list[Machine], expected: list[Expe
     if all(expected[index].free for index in sharing):
         return left
     capacities = {index: machines[index].capacity_tps(now) for index in sharing}
-    each = BOUND * (sum(machines[index].busy for index in sharing) + 1) / sum(capacities.values())
+    in_flight = sum(_believed_busy(machines[index], now) for index in sharing)
+    each = BOUND * (in_flight + 1) / sum(capacities.values())
     return [
         index
         for index in left
         if expected[index].loads
         or machines[index].busy < max(machines[index].room(now), ceil(each * capacities[index]))
     ]
+
+
+def _believed_busy(machine: Machine, now: float) -> int:
+    """Its part of what is in flight: one absurd word must not raise everybody's share beyond every bound."""
+    host = machine.host
+    return len(host.works) + min(host.others, OTHERS_PER_SLOT * machine.room(now))
 
 
 def _tied(left: list[int], scores: list[float], expected: list[Expected]) -> list[int]:

@@ -318,6 +318,9 @@ class Compiler:
         return msgspec.structs.replace(target, node=node)
 
     def _barred(self, target: CompiledTarget) -> str:
+        node = self.snapshot.nodes.get(target.node.node_id) if target.node is not None else None
+        if node is not None and node.organisation_id != self.key.organisation_id:
+            return "not this organisation's"
         reason = filters.why_not(target, self.envelope.capability, self._data_class)
         if not reason and self.key.own_devices == "own_only" and not filters.owns(self.key, target):
             reason = "the key uses its own devices only"

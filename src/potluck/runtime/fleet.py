@@ -357,9 +357,8 @@ def _nobody(node_id: str, revision: int) -> None:
 
 
 def _price(input_nanousd: int | None, output_nanousd: int | None) -> NodePrice | None:
-    if input_nanousd is None and output_nanousd is None:
-        return None
-    return NodePrice(input_nanousd or 0, output_nanousd or 0)
+    # one side alone is no price: the other one would be had for nothing
+    return None if input_nanousd is None or output_nanousd is None else NodePrice(input_nanousd, output_nanousd)
 
 
 def _kind(reason: str) -> str:

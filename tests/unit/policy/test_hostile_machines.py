@@ -4,7 +4,7 @@ import time
 
 from fleet_rig import ASK, NOW, machine, options, pool
 
-from potluck.policy.machine_choice import FULL, consider
+from potluck.policy.machine_choice import FULL, OVER_BOUND, consider
 from potluck.policy.machine_groups import SILENT_S, Host
 from potluck.policy.machines import Machine
 
@@ -58,3 +58,11 @@ def test_the_load_of_five_hundred_models_is_counted_once():
     assert time.process_time() - began < 0.5
     assert host.others == models[0].busy == sum(n % 3 + n % 2 for n in range(2_000))
     assert host.others_waiting == 1_000
+
+
+def test_an_absurd_count_raises_nobodys_share():
+    """One machine says that it has 2**53 calls: the bound on what the others have in flight holds all the same."""
+    absurd, busy, other = machine(running=2**53 - 1), machine(), machine(running=4)
+    for n in range(60):
+        busy.begin(ASK, NOW - n / 100)
+    assert consider(options(absurd, busy, other), ASK, NOW).verdicts[1] == OVER_BOUND

@@ -151,3 +151,11 @@ def test_a_restarted_node_has_nothing_in_memory_until_it_says_so() -> None:
     stored.keep(offer_of(announced(1)))
     fleet.loaded(NODE, m.Load("ready", models=[m.ModelState(engine="e", name="m1", resident=True)]), 1.0)
     assert machines[0].resident is True
+
+
+@pytest.mark.parametrize(("input_price", "output_price"), [(5, None), (None, 5), (None, None)])
+def test_a_price_of_one_side_is_none(input_price: int | None, output_price: int | None) -> None:
+    """The side of which nothing is said would be free otherwise."""
+    model = m.ModelOffer(engine="e", name="m", price_input_nanousd=input_price, price_output_nanousd=output_price)
+    caps = msgspec.structs.replace(announced(1), models=[model])
+    assert offer_of(caps).models[0].price is None

@@ -319,3 +319,15 @@ def test_beside_a_failure_a_refusal_says_nothing(other: Any, code: str) -> None:
 def test_a_node_has_no_address_to_hide() -> None:
     """A key and an address are cut out of error texts; a node has neither, and words stay whole."""
     assert verdict.hidden_of(LAB, "chat") == ()
+
+
+def test_a_node_serves_its_own_organisation_only() -> None:
+    """By name, by pin, as an own device and for any class: to another organisation's key it is no target."""
+    made = World(LAB, CLOUD)
+    for key in (api_key(), api_key(own_devices="own_only"), api_key(data_class="private")):
+        assert LAB.name in served(made.ask(key=key))
+        other = msgspec.structs.replace(key, id="key_other", project_id="prj_2", organisation_id="org_2")
+        for name in ("small", LAB.name):
+            candidates = made.ask(name, key=other)
+            assert LAB.name not in served(candidates)
+            assert left_out(candidates)[LAB.name] == "not this organisation's"
