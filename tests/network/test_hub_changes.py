@@ -3,6 +3,7 @@
 import asyncio
 from pathlib import Path
 
+import msgspec
 import pytest
 from hub_rig import HubGateway, hub_gateway, refused_code
 
@@ -153,3 +154,16 @@ async def test_a_load_from_before_a_break_says_nothing_after_it(tmp_path: Path):
         await gateway.until(lambda: hub_node.sessions)
         assert monitored is not None
         assert hub_node.load is not monitored
+
+
+async def test_a_node_without_a_model_is_away_for_that(tmp_path: Path):
+    """Its engine is down: no call goes there, in words, until it offers something again."""
+    async with hub_gateway(tmp_path) as gateway:
+        node = await gateway.node()
+        hub_node = gateway.links.nodes[node.identity.node]
+        caps, now = hub_node.caps, gateway.links.clock()
+        assert caps is not None
+        hub_node.caps_came(hub_node.sessions[0], msgspec.structs.replace(caps, models=[]), now)
+        assert gateway.heard.stand(node.identity.node) == "it has no model to offer now"
+        hub_node.caps_came(hub_node.sessions[0], caps, now)
+        assert gateway.heard.stand(node.identity.node) == ""

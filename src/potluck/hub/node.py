@@ -265,6 +265,8 @@ class HubNode:
             return f"{load.state}: {load.reason}" if load.reason else load.state
         if not any(link.caps for link in links):
             return "it has not said yet what it offers"
+        if self.caps is not None and not self.caps.models:
+            return "it has no model to offer now"
         whys = [link.core.why_not_open("", "") for link in links]
         if any(why in _USABLE for why in whys):
             return ""

@@ -81,6 +81,11 @@ class CompiledTarget(msgspec.Struct, frozen=True, eq=False):
     owner: str = ""
     """of a node: `project:NAME`, or empty for the whole organisation"""
 
+    @property
+    def unroutable_told(self) -> str:
+        """`unroutable` for callers: of a node, nothing that is between its owner and the operator."""
+        return self.unroutable if self.node is None else self.unroutable.partition(": ")[0]
+
 
 class CompiledModel(msgspec.Struct, frozen=True, eq=False):
     """A public model: its targets in order, and its entry of `GET /v1/models` as JSON bytes."""

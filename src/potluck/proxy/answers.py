@@ -1,6 +1,7 @@
 """Response heads for callers, as bytes: precomputed status lines, nothing formatted twice."""
 
 from http import HTTPStatus
+from math import inf
 
 from potluck.wire.errors import RequestError
 
@@ -22,12 +23,17 @@ def connection_field(minor: int, *, keep_alive: bool) -> bytes:
 
 
 def retry_after(error: RequestError) -> bytes:
-    """The Retry-After field of an error: whole seconds, rounded up; a second where nothing better is known."""
+    """The Retry-After field of an error: whole seconds, rounded up; a second where nothing better is known.
+
+    None where time mends nothing (`inf`).
+    """
     seconds = error.retry_after_s
     if seconds is None:
         if error.status not in RETRIABLE:
             return b""
         seconds = 1.0
+    if seconds == inf:
+        return b""
     return b"retry-after: %d\r\n" % max(1, -int(-seconds // 1))
 
 

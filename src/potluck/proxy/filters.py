@@ -29,6 +29,11 @@ def why_not(target: CompiledTarget, capability: str, data_class: DataClass) -> s
     return ""
 
 
+def told(target: CompiledTarget | None, reason: str) -> str:
+    """What of a reason for leaving a target out is told to callers."""
+    return target.unroutable_told if target is not None and reason == target.unroutable else reason
+
+
 def owns(key: CompiledKey, target: CompiledTarget) -> bool:
     """Whether the target is one of the key's own devices: its project's nodes, and those of the whole organisation."""
     return target.node is not None and not target.community and target.owner in ("", f"project:{key.project}")

@@ -46,6 +46,7 @@ State = Literal["closed", "half_open", "open", "parked", "dead", "away"]
 
 NOT_CONNECTED = "not connected"
 """why a node is away of which nothing was told yet"""
+ENGINE_SILENT = "its engine does not answer"
 AWAY_RETRY_S = 5.0
 """when it is worth asking again for a node that is away: a lost link is back within about that, or not soon"""
 
@@ -199,6 +200,8 @@ class Registry:
         self._ticked_at = 0.0
         self.away: dict[str, str] = {}
         """why a node takes no calls, by id; empty: it does. One that is not here is not connected"""
+        self.silent: dict[str, frozenset[str]] = {}
+        """engines that do not answer their node, by its id"""
         self._on_node: dict[str, list[Lane]] = {}
         """lanes by the id of their node"""
         self._machines: dict[str, set[str]] = {}
@@ -218,7 +221,7 @@ class Registry:
                 key = self.keys.setdefault(target.credential_id, key)
             lane = self.lanes[name] = Lane(target, key, self.clock())
             if lane.node_id:
-                lane.away = self.away.get(lane.node_id, NOT_CONNECTED)
+                lane.away = self._away_of(lane)
                 self._on_node.setdefault(lane.node_id, []).append(lane)
             if key.dead or lane.away:
                 self._review(lane, self.clock())
@@ -274,10 +277,23 @@ class Registry:
     def set_away(self, node_id: str, reason: str) -> None:
         """Calls can go to the node from now on (empty), or not, for a reason in words: `paused: …`, `not connected`."""
         self.away[node_id] = reason
+        self._renew_away(node_id)
+
+    def set_silent(self, node_id: str, engines: frozenset[str]) -> None:
+        """These engines of the node, by id, do not answer it: places on them are away, those on others are not."""
+        if engines != self.silent.get(node_id, frozenset()):
+            self.silent[node_id] = engines
+            self._renew_away(node_id)
+
+    def _renew_away(self, node_id: str) -> None:
         now = self.clock()
         for lane in self._on_node.get(node_id, ()):
-            lane.away = reason
+            lane.away = self._away_of(lane)
             self._review(lane, now)
+
+    def _away_of(self, lane: Lane) -> str:
+        silent = _host_at(lane.place).partition(" ")[2] in self.silent.get(lane.node_id, ())
+        return self.away.get(lane.node_id, NOT_CONNECTED) or (ENGINE_SILENT if silent else "")
 
     def begin(self, lane: Lane, now: float) -> bool:
         """A call goes out over a troubled lane. True: it is the lane's probe, its key's, or both."""
@@ -431,6 +447,7 @@ class Registry:
     def gone(self, node_id: str) -> None:
         """A node will not come back: nothing of it stays but what calls hold that still run."""
         self.away.pop(node_id, None)
+        self.silent.pop(node_id, None)
         self._drop(self._on_node.pop(node_id, []))
         for place in list(self._machines.get(node_id, ())):
             self._drop_standing(place)

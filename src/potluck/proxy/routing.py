@@ -17,6 +17,7 @@ Long since every call of a request, the first, the next, the rival's, the resume
 """
 
 from collections.abc import Callable, Container, Iterator
+from math import inf
 
 import msgspec
 
@@ -30,7 +31,7 @@ from potluck.policy.machine_cost import Ask
 from potluck.policy.prefix_blocks import blocks_of
 from potluck.policy.selection import Wish, leading, stays
 from potluck.ports import Failure, SnapshotSource
-from potluck.proxy import explain
+from potluck.proxy import explain, filters
 from potluck.proxy.candidates import Candidates, Compiler, Group, LaneOption, PlaceOption
 from potluck.proxy.registry import OPEN, PARKED, PROBE, READY, Registry
 from potluck.wire.dialects.controls import Controls
@@ -526,9 +527,11 @@ class Router:
             if does and all(envelope.capability not in target.heads for target in does):
                 message = f"the model {envelope.model!r} does not serve {envelope.capability}"
                 return RequestError("invalid_request", message, param="model")
-            reasons = dict.fromkeys(f"{name}: {reason}" for _, name, reason in candidates.left_out)
+            reasons = dict.fromkeys(
+                f"{name}: {filters.told(target, reason)}" for target, name, reason in candidates.left_out
+            )
             why = "; ".join(reasons) or "the model has none"
-            return RequestError("no_target_available", f"no target can serve this request ({why})")
+            return RequestError("no_target_available", f"no target can serve this request ({why})", retry_after_s=inf)
         lanes = [option.lane for place in places for option in place.lanes]
         why = "; ".join(dict.fromkeys(f"{lane.target}: {lane.reason(now)}" for lane in lanes))
         wait_s = min(lane.barred_s(now) for lane in lanes)

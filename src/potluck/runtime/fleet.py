@@ -138,6 +138,7 @@ class Fleet:
         known = self.snapshots.current.nodes.get(node_id)
         if known is None:
             return
+        self.registry.set_silent(node_id, frozenset(engine.id for engine in load.engines if not engine.reachable))
         now = time.monotonic()
         contexts = {(model.engine, model.name): model.context_tokens for model in known.offer.models}
         engines = {engine.id: engine for engine in load.engines}

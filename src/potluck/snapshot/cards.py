@@ -60,9 +60,8 @@ def model_card(name: str, created_at_ms: int, targets: Iterable[CompiledTarget],
     targets = tuple(targets)
     lines: dict[str, CardTarget] = {}
     for target in targets:
-        line = CardTarget(
-            target.name, target.own, _card_price(target.price), not target.unroutable, target.unroutable or None
-        )
+        why = target.unroutable_told or None
+        line = CardTarget(target.name, target.own, _card_price(target.price), not target.unroutable, why)
         if target.name not in lines or line.routable:
             lines[target.name] = line
     capabilities: dict[Capability, None] = {}

@@ -168,11 +168,12 @@ def price_on(node: Node, model: OfferedModel, operator: Price | None) -> tuple[P
 def above_ceiling(node: Node, price: NodePrice) -> str:
     """Why a price is more than the node may ask, or an empty text."""
     ceiling = node.max_price or (None if node.community else NodePrice(0, 0))
+    asked = f"{_usd(price)} USD per million tokens"
     if ceiling is None:
-        return f"its owner asks {_usd(price)} USD per million tokens, and its join token names no ceiling"
+        return f"its price is not agreed on: it asks {asked}, and its join token names no ceiling"
     if price.input <= ceiling.input and price.output <= ceiling.output:
         return ""
-    return f"its owner asks {_usd(price)} USD per million tokens, and its join token allows {_usd(ceiling)}"
+    return f"its price is not agreed on: it asks {asked}, and its join token allows {_usd(ceiling)}"
 
 
 @lru_cache(maxsize=1_000)

@@ -214,6 +214,8 @@ async def test_what_a_node_announces_is_kept(gateway: Any, api: httpx.AsyncClien
     shown = (await api.get("/api/v1/nodes/lab-1")).json()
     assert (shown["slots"], shown["agent"]) == (8, "potluck/0.1")
     assert gateway.snapshots.current.nodes[machine.node].offer.slots == 8
+    assert not await announce(gateway, machine, Offer()), "it has nothing now: what it is for stays known"
+    assert [each.name for each in gateway.snapshots.current.nodes[machine.node].offer.models] == [MODEL.name, "m-0"]
     await announce(gateway, machine, Offer(models=(more[0],)))
     entries = (await api.get("/api/v1/audit")).json()["data"]
     told = [each for each in entries if each["action"] == "node.models"]

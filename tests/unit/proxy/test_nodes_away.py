@@ -2,14 +2,17 @@
 
 from itertools import pairwise
 
+import msgspec
 from route_rig import World, envelope, failure, on_node, target
 
-from potluck.model.node import place_of
+from potluck.model.node import NodePlace, place_of
 from potluck.model.usage import PlanLine
 from potluck.policy.selection import Wish
+from potluck.proxy.answers import retry_after
 from potluck.proxy.candidates import Candidates
 from potluck.proxy.explain import plan_of
-from potluck.proxy.registry import AWAY, AWAY_RETRY_S, NOT_CONNECTED, OPEN, READY
+from potluck.proxy.registry import AWAY, AWAY_RETRY_S, ENGINE_SILENT, NOT_CONNECTED, OPEN, READY
+from potluck.snapshot.cards import model_card
 
 LAB, RIG = on_node("lab"), on_node("rig")
 A, B = target("a/m", priority=1), target("b/m", priority=2)
@@ -198,3 +201,47 @@ def test_a_large_fleets_plan_is_told_for_a_small_share_of_the_time() -> None:
         made.now += 0.1
     assert 40 <= len(told) <= 62
     assert min(after - before for before, after in pairwise(told)) >= 1.0
+
+
+def test_an_engine_that_does_not_answer_takes_only_its_own_places_away() -> None:
+    """At once, in words, and back as soon as it answers; what is told of the node itself comes first."""
+    place = NodePlace("node_lab", "f", "other")
+    other = msgspec.structs.replace(on_node("lab", "other"), place=place_of("node_lab", "f", "other"), node=place)
+    made = World(LAB, other)
+    made.present(LAB)
+    made.registry.set_silent("node_lab", frozenset({"e"}))
+    lanes = [made.lane(each) for each in (LAB, other)]
+    assert [each.away for each in lanes] == [ENGINE_SILENT, ""]
+    made.registry.set_away("node_lab", "not connected")
+    assert [each.away for each in lanes] == ["not connected"] * 2
+    made.registry.set_away("node_lab", "")
+    assert [each.away for each in lanes] == [ENGINE_SILENT, ""]
+    made.registry.set_silent("node_lab", frozenset())
+    assert [each.away for each in lanes] == ["", ""]
+    made.registry.set_silent("node_lab", frozenset({"f"}))
+    made.registry.gone("node_lab")
+    assert not made.registry.silent
+
+
+def test_what_time_does_not_mend_says_no_time() -> None:
+    """A class that no target may serve: no `Retry-After`, as clients would ask again for ever. An away node: one."""
+    made = World(target("cloud/m"))
+    candidates = made.ask(data_class="private")
+    error = made.router.none_left(candidates, envelope(), made.now)
+    assert (error.status, retry_after(error)) == (503, b"")
+    away = World(LAB)
+    error = away.router.none_left(away.ask(), envelope(), away.now)
+    assert retry_after(error).startswith(b"retry-after: ")
+
+
+def test_callers_are_not_told_what_an_owner_asks() -> None:
+    """Price, ceiling and the operator's command stay with the operator."""
+    words = "its price is not agreed on: it asks 5/5 USD, and its join token allows 1/1: potluck nodes price lab m"
+    made = World(on_node("lab", unroutable=words))
+    error = made.router.none_left(made.ask(), envelope(), made.now)
+    assert "its price is not agreed on" in error.message
+    assert "USD" not in error.message
+    assert "potluck nodes" not in error.message
+    card = model_card("m", 0, [on_node("lab", unroutable=words)], None)
+    assert b"not agreed on" in card
+    assert b"USD" not in card

@@ -115,11 +115,16 @@ def revoke_row(work: Work, row: Row, action: str) -> None:
 
 
 def store_offer(work: Work, node_id: str, offer: Offer, agent: str) -> bool:
-    """Keep what a node announced, cut to its `max_models`; whether anything differs from before. Raises 404."""
+    """Keep what a node announced, cut to its `max_models`; whether anything differs from before. Raises 404.
+
+    One without any model has nothing now, which says nothing of what it is for: what is stored stays.
+    """
     row = find_node(work, node_id)
     if row["max_models"] is not None:
         offer = msgspec.structs.replace(offer, models=offer.models[: row["max_models"]])
     before = offer_of(row)
+    if before.models and not offer.models:
+        return False
     changed = work.update(t.nodes, row, offer=_OFFERED.encode(offer).decode(), agent=agent)
     if changed is row:
         return False
