@@ -184,10 +184,13 @@ class Fleet:
 
     async def run(self) -> None:
         """Until cancelled."""
-        written_at = time.monotonic()
+        written_at, warm = time.monotonic(), False
         while True:
             await asyncio.sleep(LOOK_S)
             try:
+                if not warm and self.snapshots.current.nodes:
+                    await asyncio.to_thread(load_rest)
+                    warm = True
                 await self._store_offers()
                 for node_id, revision in list(self._unapproved.items()):
                     self._acknowledge(node_id, revision)
@@ -323,6 +326,13 @@ class Fleet:
             rtt_ms=rtt_ms,
             context_tokens=context_tokens,
         )
+
+
+def load_rest() -> None:
+    """What a gateway with nodes needs and one without does not: half a second of imports, for a thread."""
+    import potluck.admin.control
+    import potluck.admin.operations.nodes
+    import potluck.hub.socket  # noqa: F401
 
 
 def offer_of(caps: Caps) -> Offer:

@@ -48,7 +48,7 @@ def test_a_token_is_printed_with_what_to_paste(ok: Ok, gateway: dict[str, str]) 
     assert secret.startswith("plj-")
     assert len(secret) == 50
     assert f"curl -fsSL {url}/install.sh | POTLUCK_JOIN_TOKEN={secret} sh" in said
-    assert f"potluck node join {url} --token {secret}" in said
+    assert f"POTLUCK_JOIN_TOKEN={secret} potluck node join {url}" in said
     windows = f"$env:POTLUCK_JOIN_TOKEN = '{secret}'; irm {url}/install.ps1 -OutFile install.ps1; "
     assert windows + "powershell -ExecutionPolicy Bypass -File install.ps1" in said
     assert "for others: potluck serve --host 0.0.0.0 --public-url URL" in said[-1]
@@ -126,7 +126,9 @@ def test_a_price_is_set_and_cleared(ok: Ok, join: Callable[..., Machine]) -> Non
     """Both parts or --clear; above the token's ceiling the number is named."""
     join("lab-1", "--max-price-input", "0.5", "--max-price-output", "0.5")
     said = ok("nodes", "price", "lab-1", "llama3.2:3b", "--input", "0.1", "--output", "0")
-    assert said == "price of node:lab-1/llama3.2:3b: input 0.1, output 0 USD (per million tokens)\n"
+    priced, noted = said.splitlines()
+    assert priced == "price of node:lab-1/llama3.2:3b: input 0.1, output 0 USD (per million tokens)"
+    assert noted == "node lab-1 offers no such model now: potluck nodes show lab-1"
     assert "at most 0.5 USD" in ok("nodes", "price", "lab-1", "m", "--input", "1", "--output", "0", fails=1)
     assert "needs both" in ok("nodes", "price", "lab-1", "m", "--input", "0.1", fails=2)
     assert "no price beside" in ok("nodes", "price", "lab-1", "m", "--input", "0.1", "--clear", fails=2)

@@ -1,5 +1,7 @@
 """What the fleet keeps of nodes, and for how long."""
 
+import asyncio
+import threading
 from itertools import pairwise
 from typing import Any
 
@@ -159,3 +161,19 @@ def test_a_price_of_one_side_is_none(input_price: int | None, output_price: int 
     model = m.ModelOffer(engine="e", name="m", price_input_nanousd=input_price, price_output_nanousd=output_price)
     caps = msgspec.structs.replace(announced(1), models=[model])
     assert offer_of(caps).models[0].price is None
+
+
+async def test_what_a_fleet_needs_is_imported_beside_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once, in a thread, as soon as there is a node: half a second of imports would hold up every stream."""
+    threads: list[threading.Thread] = []
+    monkeypatch.setattr("potluck.runtime.fleet.LOOK_S", 0.001)
+    monkeypatch.setattr("potluck.runtime.fleet.load_rest", lambda: threads.append(threading.current_thread()))
+    made = World()
+    stored = Stored(made)
+    fleet = Fleet(None, None, stored, made.registry)  # type: ignore[arg-type]
+    running = asyncio.create_task(fleet.run())  # noqa: TID251 — kept for the test
+    async with asyncio.timeout(5):
+        while not threads:
+            await asyncio.sleep(0.001)
+    running.cancel()
+    assert threads[0] is not threading.main_thread()

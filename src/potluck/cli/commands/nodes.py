@@ -170,6 +170,8 @@ def price(ref: str, model: str, clear: bool, **parts: float | None) -> None:
         return
     said = "as the node announces" if clear else f"input {_usd(given['input'])}, output {_usd(given['output'])} USD"
     session.output.line(f"price of node:{node['name']}/{model}: {said}{'' if clear else ' (per million tokens)'}")
+    if not clear and all(each["name"] != model for each in node["models"]):
+        session.output.line(f"node {node['name']} offers no such model now: potluck nodes show {node['name']}")
 
 
 @nodes.group()
@@ -279,7 +281,7 @@ def _print_token(session: Session, made: dict[str, Any]) -> None:
         f"powershell -ExecutionPolicy Bypass -File install.ps1{' -Insecure' if plain else ''}"
     )
     output.line("where potluck is installed:")
-    output.line(f"potluck node join {url} --token {secret}{' --insecure' if plain else ''}")
+    output.line(f"POTLUCK_JOIN_TOKEN={secret} potluck node join {url}{' --insecure' if plain else ''}")
     if here:
         output.line()
         output.line(f"{url} is this machine only; for others: potluck serve --host 0.0.0.0 --public-url URL")
