@@ -23,6 +23,10 @@ class NodePriceEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     input: Usd
     output: Usd
 
+    def __post_init__(self) -> None:
+        if any(0 < each < 1 / NANOUSD_PER_USD for each in (self.input, self.output)):
+            raise ValueError("the smallest price is 0.000000001 USD; 0 is free")
+
     def to_price(self) -> NodePrice:
         """The same in nano-USD."""
         return NodePrice(round(self.input * NANOUSD_PER_USD), round(self.output * NANOUSD_PER_USD))

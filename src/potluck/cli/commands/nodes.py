@@ -16,6 +16,8 @@ from potluck.model.engine import EngineKind
 _USD = Number(0, 1_000_000)
 _PRESENCE: Mapping[str | None, str] = {"active": "somebody is there", "idle": "nobody is there"}
 _ENGINES: Mapping[str, str] = {kind.replace(".", "_").replace("-", "_"): kind for kind in get_args(EngineKind)}
+FEW = 4
+"""models of a node that a list of nodes names"""
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
@@ -50,7 +52,7 @@ def list_(everything: bool) -> None:
         each
         | {
             "stands": _stands(each),
-            "models": [model["name"] for model in each["models"]],
+            "models": _first([model["name"] for model in each["models"]]),
             "running": (each["live"] or {}).get("running"),
             "whose": _whose(each),
             "seen": _seen(each),
@@ -210,7 +212,10 @@ def create(
     body = {name: value for name, value in terms.items() if value not in (None, False, ())}
     if terms["needs_approval"] is not None:
         body["needs_approval"] = terms["needs_approval"]
-    body |= {"uses": uses, "lifetime_s": int(length_s(expires))}
+    lifetime_s = int(length_s(expires))
+    if not 3600 <= lifetime_s <= 90 * 86_400:
+        raise Failure(f"--expires {expires}: a join token is good for 1h to 90d", USAGE)
+    body |= {"uses": uses, "lifetime_s": lifetime_s}
     if max_price_input is not None:
         body["max_price"] = {"input": max_price_input, "output": max_price_output}
     made = session.gateway.post("/join-tokens", body)
@@ -301,6 +306,11 @@ def _change(ref: str, body: dict[str, Any], what: str) -> None:
 
 def _path(session: Session, ref: str) -> str:
     return session.gateway.path_of("/nodes", ref.removeprefix("node:"))
+
+
+def _first(names: list[str]) -> list[str]:
+    """The first few, and how many more there are."""
+    return names if len(names) <= FEW else [*names[:FEW], f"+{len(names) - FEW}"]
 
 
 def _stands(node: Mapping[str, Any]) -> str:
