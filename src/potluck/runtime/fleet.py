@@ -172,6 +172,8 @@ class Fleet:
         if now - notes.reported_at.get(event, float("-inf")) < REPORT_EVERY_S:
             return
         notes.reported_at[event] = now
+        if event == "lost":
+            notes.reported_at.pop("connected", None)  # a log that ends with `lost` would say that it is away
         if event not in ORDINARY:
             notes.last_report = f"{event}: {detail}"
         known = self.snapshots.current.nodes.get(node_id)

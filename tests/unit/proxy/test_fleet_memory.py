@@ -177,3 +177,13 @@ async def test_what_a_fleet_needs_is_imported_beside_the_loop(monkeypatch: pytes
             await asyncio.sleep(0.001)
     running.cancel()
     assert threads[0] is not threading.main_thread()
+
+
+def test_a_log_that_says_lost_says_connected_again(caplog: pytest.LogCaptureFixture) -> None:
+    """However soon it is back; a link that flaps is told of once in a while."""
+    made = World()
+    fleet = Fleet(None, None, Stored(made), made.registry)  # type: ignore[arg-type]
+    with caplog.at_level("INFO", "potluck.nodes"):
+        for event in ("connected", "lost", "connected", "lost", "connected"):
+            fleet.reported(NODE, event, "")
+    assert [each.getMessage().split(": ")[1] for each in caplog.records] == ["connected", "lost", "connected"]
