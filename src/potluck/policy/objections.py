@@ -1,7 +1,7 @@
 """Whether a stranger's machine is believed when it says that the request is wrong (400, 413, 422).
 
-A provider's word on that is final: the request ends with it. A node is somebody's machine, and one that says so to
-everything, fast, would end every request that it gets.
+A provider's word on that is final, and so is an own machine's: the request ends with it. A community node is a
+stranger's, and one that says so to everything, fast, would end every request that it gets.
 
 Rules
 - It is believed while it has answered well at least once, and in its last `BELIEVED_IN_A_ROW` calls at most said so.

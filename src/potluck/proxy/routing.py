@@ -89,9 +89,9 @@ class Run:
         return failure.error_class != "key_dead" or failure.status != 403 or option.place not in self.forbidden
 
     def weighed(self, option: LaneOption, failure: Failure) -> Failure:
-        """The failure as it counts for the request: a node is not always believed that the caller is at fault."""
-        lane = option.lane
-        if failure.error_class != "caller_fault" or not lane.node_id or lane.objections.believed(lane.breaker.good):
+        """The failure as it counts for the request: a stranger is not always believed that the caller is at fault."""
+        lane, stranger = option.lane, option.target.community
+        if failure.error_class != "caller_fault" or not stranger or lane.objections.believed(lane.breaker.good):
             return failure
         doubted = Failure("target_down", failure.phase, failure.detail, status=failure.status, by_node=True)
         self.doubted.append((option, doubted))
