@@ -39,7 +39,11 @@ def test_the_curl_call_is_answered(served: Served) -> None:
     """The README's curl command, pasted with a key in the environment, prints a completion."""
     if shutil.which("curl") is None:
         pytest.skip("curl is not installed")
-    lines = [line for line in _local(_block("sh", "/v1/chat/completions"), served).splitlines() if not line.startswith("export ")]
+    lines = [
+        line
+        for line in _local(_block("sh", "/v1/chat/completions"), served).splitlines()
+        if not line.startswith("export ")
+    ]
     assert '"content":"' in _run(["sh", "-c", "\n".join(lines)], served)
 
 
