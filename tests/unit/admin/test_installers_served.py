@@ -58,6 +58,28 @@ async def test_the_wheel_is_kept_in_the_home(gateway) -> None:
         assert (await client.get(WHEEL)).content == first
 
 
+def test_an_unchanged_wheel_is_read_and_hashed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However often it is asked for; another time of change alone is one more look, another size makes it anew."""
+    kit = Kit(tmp_path)
+    first = kit.wheel()
+    reads: list[Path] = []
+    read = Path.read_bytes
+
+    def counted(path: Path) -> bytes:
+        reads.append(path)
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", counted)
+    assert [kit.wheel() is first for _ in range(5)] == [True] * 5
+    assert reads.count(kit.wheel_path) == 0
+    os.utime(kit.wheel_path, (1, 1))
+    assert [kit.wheel() is first for _ in range(5)] == [True] * 5
+    assert reads.count(kit.wheel_path) == 1
+    kit.wheel_path.write_bytes(b"somebody else's program")
+    assert kit.wheel() == first
+    assert kit.wheel_path.stat().st_size == len(first.content)
+
+
 async def test_an_unchanged_file_is_not_sent_twice(gateway) -> None:
     """Every piece is revalidated by its entity tag, so that no cache mixes two versions."""
     async with gateway.client(token=None) as client:

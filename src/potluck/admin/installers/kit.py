@@ -5,7 +5,7 @@ Rules
   script's bytes trusts exactly these.
 - What is put into a script is checked by its shape, so that nothing in it can end a quoted string.
 - The wheel is made once per process, by the first who asks, and stands in HOME/wheels; one that was changed there since
-  is made again.
+  is made again. It is read and hashed again only where its size or time of change is another than at the last look.
 """
 
 import hashlib
@@ -47,7 +47,9 @@ class Kit:
         self.version = version
         self._path = home / FOLDER / wheel_name(version)
         self._making = threading.Lock()
-        self._wheel_sha256 = ""
+        self._wheel: Piece | None = None
+        self._seen: tuple[int, ...] = ()
+        """of its file, when it was known to hold those bytes"""
 
     @property
     def wheel_path(self) -> Path:
@@ -57,19 +59,31 @@ class Kit:
         """The agent's wheel. Raises InstallerError."""
         with self._making:
             try:
-                if self._wheel_sha256 and self._path.is_file():
-                    kept = _piece(self._path.name, self._path.read_bytes())
-                    if kept.sha256 == self._wheel_sha256:
-                        return kept
+                if self._wheel is not None and self._stands(self._wheel):
+                    return self._wheel
                 made = _piece(self._path.name, build_wheel(version=self.version))
                 self._path.parent.mkdir(mode=0o755, exist_ok=True)
                 draft = self._path.with_suffix(".part")
                 draft.write_bytes(made.content)
                 draft.replace(self._path)
+                self._seen = _look(self._path)
             except (WheelError, OSError) as error:
                 raise InstallerError(f"the agent's wheel cannot be made: {error}") from error
-            self._wheel_sha256 = made.sha256
+            self._wheel = made
             return made
+
+    def _stands(self, wheel: Piece) -> bool:
+        """Whether the file is still this wheel's."""
+        try:
+            look = _look(self._path)
+            if look == self._seen:
+                return True
+            same = _piece(wheel.name, self._path.read_bytes()) == wheel
+        except FileNotFoundError:
+            return False
+        if same:
+            self._seen = look
+        return same
 
     def requirements(self, name: str = LISTS[0]) -> Piece:
         """One of the two hashed requirement lists, `LISTS`."""
@@ -99,3 +113,8 @@ def _piece(name: str, content: bytes) -> Piece:
 
 def _read(name: str) -> bytes:
     return resources.files("potluck.admin.installers").joinpath(name).read_bytes()
+
+
+def _look(path: Path) -> tuple[int, ...]:
+    found = path.stat()
+    return found.st_size, found.st_mtime_ns, found.st_ino

@@ -60,7 +60,7 @@ def _script(request: AdminRequest, name: Script, media_type: str) -> Response[by
     try:
         origin = claimed_origin(
             request.headers.get("host", ""),
-            tls=request.scope["scheme"] == "https",
+            tls=request.scope["scheme"] in ("https", "wss"),
             public_url=deps.public_url,
             own_names=deps.own_names,
             socket_address=str(server[0]) if server else "",
