@@ -13,7 +13,8 @@ from potluck import __version__
 from potluck.cli.failure import FAILED, NO_CONNECTION, USAGE, Failure
 from potluck.model.secret import Secret
 
-TIMEOUT_S = 60.0
+TIMEOUT_S = 15.0
+"""silence of the gateway"""
 PAGE = 200
 _NAMELESS = frozenset({"/requests"})
 """collections whose objects have an id only: there is no name to look for"""
@@ -129,7 +130,7 @@ class Gateway:
             response = connection.getresponse()
             return Answer(response.status, {k.lower(): v for k, v in response.getheaders()}, response.read())
         except (OSError, http.client.HTTPException) as error:
-            raise no_connection(self.url, error) from None
+            raise no_connection(self.url, error, listens=connection.sock is not None) from None
         except (UnicodeEncodeError, ValueError):
             raise Failure(
                 "the token holds characters that no token has: give the whole token and only it", USAGE
@@ -171,8 +172,8 @@ def refusal(answer: Answer, url: str) -> Refused:
     return Refused(said or f"the gateway answered {answer.status}", answer.status, body)
 
 
-def no_connection(url: str, error: Exception) -> Failure:
-    """Why there was no answer, and what to do."""
+def no_connection(url: str, error: Exception, *, listens: bool = False) -> Failure:
+    """Why there was no answer, and what to do. `listens`: the connection itself was made."""
     mend = "start it with `potluck serve`, or name another with --url"
     if isinstance(error, ssl.SSLCertVerificationError):
         why = f"its certificate is not trusted ({error.verify_message})"
@@ -181,6 +182,8 @@ def no_connection(url: str, error: Exception) -> Failure:
         why, mend = "it does not speak TLS", "write http:// in --url"
     elif isinstance(error, socket.gaierror):
         why, mend = "the host name is not known", "mend --url or POTLUCK_URL"
+    elif isinstance(error, TimeoutError) and listens:
+        return Failure(f"something listens at {url} and does not answer: is that the gateway?", NO_CONNECTION)
     elif isinstance(error, TimeoutError):
         why = "no answer in time"
     elif isinstance(error, OSError) and error.errno:

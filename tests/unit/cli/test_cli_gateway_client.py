@@ -2,6 +2,7 @@
 
 import http.server
 import json
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from urllib.parse import parse_qs, urlsplit
@@ -187,3 +188,26 @@ def test_an_empty_name_is_refused(server: Server) -> None:
         client(server).path_of("/keys", "")
     assert caught.value.status == 2
     assert server.asked == []
+
+
+def test_what_listens_and_says_nothing_is_named_within_15_s() -> None:
+    """Another program on that port, or one that hangs: the call ends, and the line asks whether that is the gateway."""
+    assert Gateway("http://127.0.0.1:1", lambda: Secret("pla-token"))._timeout_s <= 15
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        for scheme in ("http", "https"):  # of which the second is silent inside the handshake
+            url = f"{scheme}://127.0.0.1:{silent.getsockname()[1]}"
+            with pytest.raises(Failure, match="does not answer: is that the gateway") as raised:
+                Gateway(url, lambda: Secret("pla-token"), timeout_s=0.1).get("/nodes")
+            assert raised.value.status == 3
+            assert str(raised.value.message) == f"something listens at {url} and does not answer: is that the gateway?"
+
+
+def test_an_address_where_nobody_listens_is_not_taken_for_a_silent_gateway(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection that is never made says so."""
+
+    def lost(*_: object, **__: object) -> None:
+        raise TimeoutError("timed out")
+
+    monkeypatch.setattr(socket, "create_connection", lost)
+    with pytest.raises(Failure, match="no answer in time"):
+        Gateway("http://127.0.0.1:1", lambda: Secret("pla-token")).get("/nodes")
