@@ -19,7 +19,15 @@ def main() -> int:
         # shells and health checks ask for this often: 3 ms instead of 60
         from potluck import __version__
 
-        sys.stdout.write(f"potluck {__version__}\n")
+        try:
+            sys.stdout.write(f"potluck {__version__}\n")
+            sys.stdout.flush()
+        except OSError as error:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # else the interpreter complains once more at its end
+            if isinstance(error, BrokenPipeError):
+                return 0
+            sys.stderr.write(f"potluck: the output cannot be written: {error.strerror}\n")
+            return 1
         return 0
     heeds = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # else whoever started us wants none of it
     if heeds:

@@ -57,6 +57,16 @@ def test_an_output_that_is_full_is_one_line(tmp_path: Path, words: tuple[str, ..
     assert "cannot be written: No space left" in said
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no full device")  # noqa: PTH110
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_version_that_cannot_be_written_is_one_line(unbuffered: str) -> None:
+    """`potluck --version > /dev/full`, whether Python writes at once or at its end."""
+    with open("/dev/full", "wb") as full:
+        env = os.environ | {"PYTHONUNBUFFERED": unbuffered}
+        status, said = ended(sys.executable, "-m", "potluck", "--version", stdout=full, env=env)
+    assert (status, said) == (1, "potluck: the output cannot be written: No space left on device\n")
+
+
 def test_a_nodes_installation_says_that_it_is_one(tmp_path: Path) -> None:
     """`potluck serve` without the gateway's packages."""
     status, said = ended(sys.executable, "-c", LACKING, str(tmp_path))
