@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlencode
@@ -12,7 +13,7 @@ from potluck.cli.failure import NO_CONNECTION, Failure
 from potluck.cli.session import current
 
 if TYPE_CHECKING:
-    from potluck.node.home import Home
+    from potluck.node.home import Enrolled, Home
     from potluck.node.settings import NodeSettings
 
 ORDER_S = 10.0
@@ -132,3 +133,12 @@ def _ask(home: "Home", method: str, path: str, form: dict[str, float] | None = N
         raise Failure(f"the agent at port {running.port} does not answer: {error}", NO_CONNECTION) from None
     finally:
         connection.close()
+
+
+def engine_mend(enrolled: "Enrolled") -> str:
+    """How an installed machine gets the engine: by the list that its own gateway serves, with its hashes."""
+    if sys.platform == "win32":
+        word = " -Insecure" if enrolled.insecure else ""
+        return f"irm {enrolled.url}/install.ps1 -OutFile install.ps1, then install.ps1 -LocalModel{word}"
+    word = " --insecure" if enrolled.insecure else ""
+    return f"curl -fsSL {enrolled.url}/install.sh | sh -s -- --local-model{word} (sudo sh, where root installed it)"

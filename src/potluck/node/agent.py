@@ -187,7 +187,7 @@ class Agent:
         if self._drains:
             return "it does not serve: drained by the gateway's operator"
         if not self.offers.offered:
-            return "it does not serve: no engine with a model was found here"
+            return f"it does not serve: {self.offers.none_why}"
         if self.offers.away:
             return f"it does not serve: {self.offers.away}"
         if not self.telling.in_force:

@@ -160,6 +160,18 @@ class Offers:
         return f"{self._local.state}: {self._local.reason}".rstrip(": ") if self._local is not None else ""
 
     @property
+    def none_why(self) -> str:
+        """Why nothing is offered, as far as it is known. It goes to the gateway: no path of this machine is in it."""
+        found = "no engine with a model was found here"
+        if self._local is None or self._local.state in ("off", "ready"):
+            return found
+        if self._local.state == "missing":
+            what = "file is not installed" if model_file.has_engine() else "engine is not installed"
+            return f"{found}, and the built-in model's {what}: potluck node doctor"
+        does = "is loading" if self._local.state == "starting" else "does not start"
+        return f"{found}, and the built-in model {does}"
+
+    @property
     def away(self) -> str:
         """Why nothing can be called, though something is offered; empty: something can, or nothing is offered."""
         reasons = [one.away for one in self.offered.values()]

@@ -9,6 +9,7 @@ import pytest
 from potluck.cli.checkup import node as checks
 from potluck.cli.checkup.verdict import Verdict
 from potluck.cli.node_home import links_shown
+from potluck.engines import model_file
 from potluck.node.dialing import REFUSALS
 from potluck.node.home import Enrolled, Home, KeyFile
 from potluck.node.settings import NodeSettings
@@ -93,6 +94,25 @@ def test_the_agent_that_runs_is_asked_what_it_serves() -> None:
     assert [each.state for each in checks._served(said)] == ["ok", "fail"]
     nothing = {"engines": [], "models": [], "withheld": [], "local_model": ""}
     assert [each.state for each in checks._served(nothing)] == ["fail"]
+
+
+@pytest.mark.parametrize("runs", [False, True])
+def test_a_built_in_model_without_its_engine_is_a_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runs: bool
+) -> None:
+    """One row, with the way back through the gateway's installer, whether or not the agent runs."""
+    monkeypatch.setattr(model_file, "has_engine", lambda: False)
+    home = Home(tmp_path)
+    home.prepare()
+    home.write("settings.json", NodeSettings(discover=False, local_model=True))
+    home.write("node.json", Enrolled("http://127.0.0.1:9", "http://127.0.0.1:9", "A" * 43, "node_1", "lab-1"))
+    said = {"engines": [], "models": [], "withheld": [], "local_model": "missing: it is not here"}
+    said |= {"state": "ready", "reason": "it does not serve", "links": []}
+    monkeypatch.setattr(checks, "report_of", lambda _: said if runs else None)
+    rows = [each for each in checks.examine(home) if each.check in ("built-in model", "engine")]
+    assert [(each.check, each.state) for each in rows] == [("built-in model", "fail")]
+    assert "its engine is not installed" in rows[0].found
+    assert "http://127.0.0.1:9/install." in rows[0].mend
 
 
 def test_a_port_that_is_taken_is_found() -> None:

@@ -1,12 +1,17 @@
 """What `potluck node` says to what people type, and how an order and a status read."""
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from potluck.cli.commands import node_agent
+from potluck.cli.commands.node_agent import _model_place
+from potluck.cli.failure import Failure
 from potluck.cli.node_home import read_settings
+from potluck.cli.session import Session
+from potluck.engines import model_file
 from potluck.node.home import Enrolled, Home
 
 NODE_1 = Enrolled("http://127.0.0.1:9", "http://127.0.0.1:9", "A" * 43, "node_1", "lab-1")
@@ -86,3 +91,18 @@ def test_leaving_by_force_says_what_was_not_done(potluck: Any, home: Path) -> No
     assert "was not told" in said
     assert "potluck nodes revoke lab-1" in said
     assert files.enrolled() is None
+
+
+@pytest.mark.parametrize("asked_now", [True, False])
+def test_a_service_without_the_models_engine_is_not_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], asked_now: bool
+) -> None:
+    """`run --local-model` fails at once; where only the settings want it, the agent starts, and its log says how."""
+    monkeypatch.setattr(model_file, "has_engine", lambda: False)
+    mend = "engine is not installed: .*http://127.0.0.1:9/install"
+    if asked_now:
+        with pytest.raises(Failure, match=mend):
+            _model_place(Session({}), tmp_path, NODE_1, None, asked_now=True)
+        return
+    assert _model_place(Session({}), tmp_path, NODE_1, None, asked_now=False) == tmp_path
+    assert re.search(mend, capsys.readouterr().err)

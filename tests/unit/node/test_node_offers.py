@@ -1,5 +1,7 @@
 """What is offered of what was found: names, prices, sizes, and where requests for it go."""
 
+import asyncio
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -7,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from potluck.engines import model_file
 from potluck.engines.asking import NotHereError
 from potluck.model.engine import Engine, EngineLoad, EngineModel
 from potluck.model.node import NodePrice
@@ -227,3 +230,23 @@ def test_an_address_that_is_none_is_refused() -> None:
     """In words, before anything runs."""
     with pytest.raises(NotHereError):
         Offers(NodeSettings(engines=("ftp://x",)), "node_1", None, lambda: None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("has", "lacks"), [(True, "file"), (False, "engine")])
+async def test_a_built_in_model_that_cannot_be_shared_is_why_nothing_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has: bool, lacks: str
+) -> None:
+    """The agent runs on, and says what is missing; other engines are watched meanwhile."""
+    monkeypatch.setattr(model_file, "has_engine", lambda: has)
+    said = NodeSettings(discover=False, local_model=True)
+    found = Offers(said, "node_1", None, lambda: None, home=tmp_path)  # type: ignore[arg-type]
+    running = asyncio.get_running_loop().create_task(found.run())
+    async with asyncio.timeout(10):
+        while not found.local_state.startswith("missing"):
+            await asyncio.sleep(0.005)
+    assert not running.done()
+    assert not found.offered
+    assert f"built-in model's {lacks} is not installed: potluck node doctor" in found.none_why
+    assert str(tmp_path) not in found.none_why
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from potluck.cli.checkup.verdict import Verdict, fail, ok, skip, warn
 from potluck.cli.failure import Failure
-from potluck.cli.node_home import ENGINE_KEYS, engine_keys, links_shown, read_settings, report_of
+from potluck.cli.node_home import ENGINE_KEYS, engine_keys, engine_mend, links_shown, read_settings, report_of
 
 if TYPE_CHECKING:
     from potluck.node.home import Enrolled, Home
@@ -70,10 +70,11 @@ def examine(home: "Home") -> Iterator[Verdict]:
         else:
             yield asyncio.run(_link(home, enrolled))
     settings = files.get("settings.json")
+    lacks = _local_lacks(settings, enrolled)
     if said is not None:
-        yield from _served(said)
+        yield from _served(said, lacks)
     elif settings is not None:
-        yield from asyncio.run(_engines(settings, files.get(ENGINE_KEYS, {})))
+        yield from asyncio.run(_engines(settings, files.get(ENGINE_KEYS, {}), lacks))
     if settings is not None:
         yield _presence(settings)
         if settings.presence_port and said is None:
@@ -112,7 +113,17 @@ def _link_mend(reason: str, name: str) -> str:
     }.get(code, "potluck node join URL --force, with a new token" if code else LINK_MEND)
 
 
-def _served(said: dict[str, Any]) -> Iterator[Verdict]:
+def _local_lacks(settings: "NodeSettings | None", enrolled: "Enrolled | None") -> Verdict | None:
+    """The row for a built-in model that is wanted and has no engine here."""
+    from potluck.engines import model_file
+
+    if settings is None or not settings.local_model or model_file.has_engine():
+        return None
+    mend = model_file.ENGINE_COMMAND if enrolled is None else engine_mend(enrolled)
+    return fail("built-in model", "its engine is not installed, so it is not shared", mend)
+
+
+def _served(said: dict[str, Any], lacks: Verdict | None = None) -> Iterator[Verdict]:
     """Engines as the agent that runs sees them, whoever named them to it."""
     for each in said["engines"]:
         count = sum(model["engine"] == each["id"] for model in said["models"])
@@ -124,7 +135,9 @@ def _served(said: dict[str, Any]) -> Iterator[Verdict]:
     for line in said["withheld"]:
         if "does not answer" not in line:
             yield warn("engine", line, "potluck node set engines, or mend it at the engine; the agent sees it then")
-    if said["local_model"] and not said["local_model"].startswith("ready"):
+    if lacks is not None:
+        yield lacks
+    elif said["local_model"] and not said["local_model"].startswith("ready"):
         yield warn("built-in model", said["local_model"], "the agent's log says more")
     elif not said["engines"] and not said["withheld"]:
         yield fail("engine", "the agent that runs finds none on this machine", NO_ENGINE_MEND)
@@ -216,7 +229,7 @@ async def _link(home: "Home", enrolled: "Enrolled") -> Verdict:
     return ok("link", f"it can be made: the gateway let this machine in after {took_ms:.0f} ms")
 
 
-async def _engines(settings: "NodeSettings", keys: dict[str, str]) -> list[Verdict]:
+async def _engines(settings: "NodeSettings", keys: dict[str, str], lacks: Verdict | None) -> list[Verdict]:
     from potluck.engines import model_file
     from potluck.engines.asking import Place
     from potluck.engines.discover import discover
@@ -258,7 +271,9 @@ async def _engines(settings: "NodeSettings", keys: dict[str, str]) -> list[Verdi
         fail("engine", f"nobody answers at {url}", "start it, or name others: potluck node set engines URL")
         for url in missing
     ]
-    if settings.local_model:
+    if lacks is not None:
+        verdicts.append(lacks)
+    elif settings.local_model:
         verdicts.append(ok("built-in model", f"{model_file.MODEL_NAME} is shared when the agent runs"))
     elif not verdicts:
         verdicts.append(fail("engine", "none was found on this machine", NO_ENGINE_MEND))

@@ -1,6 +1,5 @@
 """`potluck node run|status|pause|resume|drain|presence-helper`: the agent, and orders to it."""
 
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +9,7 @@ import click
 from potluck.cli.failure import USAGE, Failure
 from potluck.cli.node_home import (
     engine_keys,
+    engine_mend,
     failing,
     links_shown,
     node_home_option,
@@ -68,7 +68,9 @@ def run(
     if (enrolled := files.enrolled()) is None:
         raise Failure(f"this machine has not joined a gateway: potluck node join URL (nothing in {files.path})")
     files.prepare()
-    place = _model_place(session, files.path, enrolled, model_home) if settings().local_model else files.path
+    place = files.path
+    if settings().local_model:
+        place = _model_place(session, files.path, enrolled, model_home, asked_now=local_model)
     try:
         serve(
             files,
@@ -82,16 +84,23 @@ def run(
         raise Failure(f"the status page cannot listen: {error}") from None
 
 
-def _model_place(session: Session, home: Path, enrolled: "Enrolled", given: str | None) -> Path:
-    """Where the built-in model lies; it is fetched into the node's home if it lies nowhere. Raises Failure."""
+def _model_place(session: Session, home: Path, enrolled: "Enrolled", given: str | None, *, asked_now: bool) -> Path:
+    """Where the built-in model lies; it is fetched into the node's home if it lies nowhere. Raises Failure.
+
+    A service that lacks the engine runs on and shares what else there is: ending it would only have it started again.
+    """
     from potluck.cli.commands.local_model import STEPS
     from potluck.cli.progress import Bar
     from potluck.config.settings import home_directory
     from potluck.engines import local_model, model_file
 
-    if not model_file.has_engine():
-        raise Failure(f"the built-in model's engine is not installed: {_installing_again(enrolled)}")
     places = [Path(given).absolute()] if given else [home, home_directory(None, session.env)]
+    if not model_file.has_engine():
+        missing = f"the built-in model's engine is not installed: {engine_mend(enrolled)}"
+        if asked_now:
+            raise Failure(missing)
+        session.output.warn([missing])
+        return places[0]
     for place in places:
         if not model_file.problem(place):
             return place
@@ -101,15 +110,6 @@ def _model_place(session: Session, home: Path, enrolled: "Enrolled", given: str 
     except local_model.LocalModelError as error:
         raise Failure(str(error)) from None
     return places[0]
-
-
-def _installing_again(enrolled: "Enrolled") -> str:
-    """How an installed machine gets the engine: by the list that its own gateway serves, with its hashes."""
-    if sys.platform == "win32":
-        word = " -Insecure" if enrolled.insecure else ""
-        return f"irm {enrolled.url}/install.ps1 -OutFile install.ps1, then install.ps1 -LocalModel{word}"
-    word = " --insecure" if enrolled.insecure else ""
-    return f"curl -fsSL {enrolled.url}/install.sh | sh -s -- --local-model{word} (sudo sh, where root installed it)"
 
 
 @click.command(cls=Command)
