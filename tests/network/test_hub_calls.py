@@ -258,11 +258,21 @@ async def test_a_stalled_caller_holds_no_more_than_a_window(tmp_path: Path):
         node.plays["flood"] = endless
         async with gateway.caller() as caller:
             await caller.send(gateway.request("flood", stream=True))
-            await gateway.until(lambda: node.running and node.running[0].job.full, timeout_s=20)
+            await gateway.until(lambda: node.running)
             (connection,) = [each for each in gateway.plane.connections if each.exchange is not None]
-            held_bytes = connection.transport.get_write_buffer_size()
-            assert 64 * 1024 < held_bytes <= WINDOW_BYTES
-            assert (await ask(gateway, "ok"))[0] == 200
+            held_bytes: list[int] = []
+
+            def stalled() -> bool:
+                """The node is also out of credit while frames are on their way and the sockets still take them."""
+                held_bytes.append(connection.transport.get_write_buffer_size())
+                return node.running[0].job.full and held_bytes[-1] > 64 * 1024
+
+            await gateway.until(stalled, timeout_s=20)
+            for _ in range(20):
+                assert (await ask(gateway, "ok"))[0] == 200
+                stalled()
+            assert 64 * 1024 < max(held_bytes) <= WINDOW_BYTES
+            assert held_bytes[-1] > 64 * 1024, "it is still held: the caller has taken nothing"
         await gateway.until(lambda: not node.running)
 
 
