@@ -23,9 +23,9 @@ def connection_field(minor: int, *, keep_alive: bool) -> bytes:
 
 
 def retry_after(error: RequestError) -> bytes:
-    """The Retry-After field of an error: whole seconds, rounded up; a second where nothing better is known.
+    """When to come again: Retry-After, whole seconds, rounded up; a second where nothing better is known.
 
-    None where time mends nothing (`inf`).
+    Where time mends nothing (`inf`), the official SDKs' word for not coming again: they repeat any other 503.
     """
     seconds = error.retry_after_s
     if seconds is None:
@@ -33,7 +33,7 @@ def retry_after(error: RequestError) -> bytes:
             return b""
         seconds = 1.0
     if seconds == inf:
-        return b""
+        return b"x-should-retry: false\r\n"
     return b"retry-after: %d\r\n" % max(1, -int(-seconds // 1))
 
 

@@ -224,11 +224,11 @@ def test_an_engine_that_does_not_answer_takes_only_its_own_places_away() -> None
 
 
 def test_what_time_does_not_mend_says_no_time() -> None:
-    """A class that no target may serve: no `Retry-After`, as clients would ask again for ever. An away node: one."""
+    """A class that no target may serve: no `Retry-After`, and SDKs are told not to ask again. An away node: one."""
     made = World(target("cloud/m"))
     candidates = made.ask(data_class="private")
     error = made.router.none_left(candidates, envelope(), made.now)
-    assert (error.status, retry_after(error)) == (503, b"")
+    assert (error.status, retry_after(error)) == (503, b"x-should-retry: false\r\n")
     away = World(LAB)
     error = away.router.none_left(away.ask(), envelope(), away.now)
     assert retry_after(error).startswith(b"retry-after: ")
