@@ -168,12 +168,12 @@ def price_on(node: Node, model: OfferedModel, operator: Price | None) -> tuple[P
 def above_ceiling(node: Node, price: NodePrice) -> str:
     """Why a price is more than the node may ask, or an empty text."""
     ceiling = node.max_price or (None if node.community else NodePrice(0, 0))
-    asked = f"{_usd(price)} USD per million tokens"
+    asked = f"{_shown(price)} USD per million tokens"
     if ceiling is None:
         return f"its price is not agreed on: it asks {asked}, and its join token names no ceiling"
     if price.input <= ceiling.input and price.output <= ceiling.output:
         return ""
-    return f"its price is not agreed on: it asks {asked}, and its join token allows {_usd(ceiling)}"
+    return f"its price is not agreed on: it asks {asked}, and its join token allows {_shown(ceiling)}"
 
 
 @lru_cache(maxsize=1_000)
@@ -204,9 +204,11 @@ def _letters(kind: str) -> str:
 
 
 def _price(price: NodePrice, source: str) -> Price:
-    version = f"node:{_usd(price)}"
+    # records and the ledger know prices by it: it is never written in another way
+    version = f"node:{nanousd_to_usd_text(price.input)}/{nanousd_to_usd_text(price.output)}"
     return Price(price.input, price.output, version, "operator" if source == "operator" else "target")
 
 
-def _usd(price: NodePrice) -> str:
-    return f"{nanousd_to_usd_text(price.input)}/{nanousd_to_usd_text(price.output)}"
+def _shown(price: NodePrice) -> str:
+    """USD in and out, as people write them: `1000000/0.25`."""
+    return "/".join(nanousd_to_usd_text(each).removesuffix(".0") for each in (price.input, price.output))

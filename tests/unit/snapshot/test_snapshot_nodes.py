@@ -63,6 +63,12 @@ ASKED = {"input": 200, "output": 400}
         ({}, None, (0, 0), ""),
         ({"community": True}, None, None, "no price: potluck nodes price lab m"),
         ({}, ASKED, None, "it asks 0.0000002/0.0000004 USD per million tokens"),
+        (
+            {},
+            {"input": 10**15, "output": 0},
+            None,
+            "it asks 1000000/0 USD per million tokens, and its join token allows 0/0:",
+        ),
         ({"max_price": ASKED}, ASKED, (200, 400), ""),
         ({"max_price": {"input": 200, "output": 399}}, ASKED, None, "its join token allows 0.0000002/0.000000399"),
         ({"community": True}, ASKED, None, "its join token names no ceiling: potluck nodes price lab m"),
@@ -82,6 +88,14 @@ def test_what_a_machine_costs(
     assert (target.price and (target.price.input, target.price.output)) == price
     assert reason in target.unroutable
     assert bool(target.unroutable) == (price is None)
+
+
+def test_a_price_version_is_written_in_one_way_for_ever(rows: Rows) -> None:
+    """Records refer to prices by it, however they are shown to people."""
+    rows.node("lab", "m", prices={"m": {"input": 10**15, "output": 0}})
+    (target,) = rows.source().current.pins["node:lab/m"].targets
+    assert target.price is not None
+    assert target.price.version == "node:1000000.0/0.0"
 
 
 def test_only_approved_nodes_are_places(rows: Rows) -> None:
