@@ -44,7 +44,7 @@ class References:
         return [(each.at, wrong) for each in references(self.draft) if (wrong := self._astray(each))]
 
     def warnings(self) -> list[tuple[Place, str]]:
-        """What is named and may come later: models in `match`, and in the lists of keys; nodes in routes."""
+        """What is named and may come later: models in `match`, and in the lists of keys; nodes."""
         found = []
         for each in references(self.draft):
             wrong = ""
@@ -52,7 +52,7 @@ class References:
                 wrong = self.names.unmatched(each.name)
             elif each.kind == "models of a key":
                 wrong = self.names.unused(each.name)
-            elif each.kind in ("filter", "fallback"):
+            elif each.kind in ("node", "filter", "fallback"):
                 wrong = self.names.to_come(each.name)
             if wrong:
                 found.append((each.at, wrong))

@@ -13,7 +13,15 @@ from potluck.config.routing import KINDS
 from potluck.model.node import NODE_PREFIX
 
 Kind = Literal[
-    "target", "project", "models of a key", "fallback", "filter", "matched model", "matched project", "matched key"
+    "target",
+    "node",
+    "project",
+    "models of a key",
+    "fallback",
+    "filter",
+    "matched model",
+    "matched project",
+    "matched key",
 ]
 _ROUTE_MEMBERS: dict[tuple[object, ...], Kind] = {
     ("match", "models"): "matched model",
@@ -45,8 +53,8 @@ def references(draft: Draft) -> Iterator[Reference]:
         match at:
             case ("models", _, "targets", _, "target"):
                 provider, _, upstream_model = name.partition("/")
-                if provider and upstream_model and not provider.startswith(NODE_PREFIX):
-                    yield Reference(at, "target", name)
+                if provider and upstream_model:
+                    yield Reference(at, "node" if provider.startswith(NODE_PREFIX) else "target", name)
             case ("keys", _, "project"):
                 yield Reference(at, "project", name)
             case ("keys", _, "models", _):

@@ -150,6 +150,26 @@ async def test_a_file_says_it_all(gateway: Any, api: httpx.AsyncClient) -> None:
     assert (await api.get("/api/v1/targets")).json()["data"] == []
 
 
+async def test_a_target_on_a_node_that_is_not_there_is_a_warning(gateway: Any, api: httpx.AsyncClient) -> None:
+    """At its place in the file, until the node has enrolled; a pattern means whoever comes."""
+    text = """[[models]]
+name = "small"
+targets = [{ target = "node:*/x" }, { target = "node:lab-1/q:7b" }, { target = "node:nosuch/x" }]
+"""
+
+    async def warned() -> list[tuple[str, str]]:
+        found = (await api.post("/api/v1/config/check", json={"text": text})).json()
+        assert found["problems"] == []
+        return [(each["where"], each["message"]) for each in found["warnings"]]
+
+    assert await warned() == [
+        ("models[0].targets[1].target", "no node 'lab-1' has enrolled (known: none)"),
+        ("models[0].targets[2].target", "no node 'nosuch' has enrolled (known: none)"),
+    ]
+    await lab(gateway, api)
+    assert await warned() == [("models[0].targets[2].target", "no node 'nosuch' has enrolled (known: lab-1)")]
+
+
 async def _on_node(api: httpx.AsyncClient) -> str:
     targets = (await api.get("/api/v1/targets")).json()["data"]
     return str(next(each["id"] for each in targets if each["provider_id"] is None))
