@@ -198,6 +198,34 @@ def test_what_is_seen_of_a_node_is_shown(ok: Ok, join: Callable[..., Machine], m
     assert "not connected since 2023-11-1" in ok("nodes", "list")
 
 
+@pytest.mark.parametrize(
+    ("options", "seen", "words"),
+    [
+        (("--max-models", "1"), ["a"], "allows 1 model: what the machine leaves out for it, potluck node status says"),
+        (("--max-models", "1"), ["a", "b", "c"], "left out here, as the join token allows 1 model: b, c\n"),
+        (("--max-models", "2"), ["a"], ""),
+        ((), ["a"], ""),
+    ],
+)
+def test_models_over_what_the_token_allows_are_said(
+    ok: Ok,
+    join: Callable[..., Machine],
+    monkeypatch: pytest.MonkeyPatch,
+    options: tuple[str, ...],
+    seen: list[str],
+    words: str,
+) -> None:
+    """By name where the gateway cut them; else where to look, as the machine alone knows what it left out."""
+    join("lab-1", *options)
+    real = node_views.node_view
+    offer = msgspec.json.encode(Offer(models=(OfferedModel("e", "a"),), engines=(("e", "ollama", ""),))).decode()
+    reading = NodeReading(stands="", connected=True, models=[ModelReading(engine="e", name=name) for name in seen])
+    monkeypatch.setattr("potluck.admin.rest.nodes.node_view", lambda row, _: real({**row, "offer": offer}, reading))
+    said = ok("nodes", "show", "lab-1")
+    assert words in said
+    assert bool(words) == ("join token allows" in said)
+
+
 def test_the_agents_client_and_the_gateway_agree(ok: Ok, gateway: dict[str, str]) -> None:
     """What the agent signs is what the gateway asks for: it joins, changes its key, leaves, and is gone."""
     secret = Secret(json.loads(ok("nodes", "token", "create", "--json"))["secret"])

@@ -113,6 +113,7 @@ def show(ref: str) -> None:
     if node["models"] or node["prices"]:
         output.line()
         _models(session, node, live)
+        _left_out(session, node, live)
 
 
 @nodes.command()
@@ -401,6 +402,20 @@ def _models(session: Session, node: Mapping[str, Any], live: Mapping[str, Any]) 
         right=("context", "input", "output", "prefill", "decode", "running", "waiting"),
         optional=("engine", "quantization", "waiting", "running", "prefill"),
     )
+
+
+def _left_out(session: Session, node: Mapping[str, Any], live: Mapping[str, Any]) -> None:
+    """Models over what the join token allows. The agent leaves them out itself, and then they are known there only."""
+    most = node["max_models"]
+    if most is None or len(node["models"]) < most:
+        return
+    kept = {(each["engine"], each["name"]) for each in node["models"]}
+    cut = [each["name"] for each in live.get("models", ()) if (each["engine"], each["name"]) not in kept]
+    allows = f"the join token allows {most} model{'' if most == 1 else 's'}"
+    if cut:
+        session.output.line(f"left out here, as {allows}: {', '.join(_first(cut))}")
+    else:
+        session.output.line(f"{allows}: what the machine leaves out for it, potluck node status says there")
 
 
 def _speed(tokens_per_s: float | None) -> str | None:
