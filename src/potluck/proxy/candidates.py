@@ -318,9 +318,6 @@ class Compiler:
         return msgspec.structs.replace(target, node=node)
 
     def _barred(self, target: CompiledTarget) -> str:
-        node = self.snapshot.nodes.get(target.node.node_id) if target.node is not None else None
-        if node is not None and node.organisation_id != self.key.organisation_id:
-            return "not this organisation's"
         reason = filters.why_not(target, self.envelope.capability, self._data_class)
         if not reason and self.key.own_devices == "own_only" and not filters.owns(self.key, target):
             reason = "the key uses its own devices only"
@@ -365,9 +362,10 @@ class Compiler:
 
     def _fallback(self, name: str, made: Candidates) -> tuple[list[PlaceOption], str]:
         why = f"fallback {name}"
-        model = names.model_of(self.snapshot, name)
+        model = names.model_of(self.snapshot, name, self.key.organisation_id)
         if model is None:
-            made.left_out.append((None, name, "the route falls back to it, but there is no such model"))
+            if name not in self.snapshot.models and name not in self.snapshot.pins:  # else it is another organisation's
+                made.left_out.append((None, name, "the route falls back to it, but there is no such model"))
             return [], why
         if not names.allowed(self.key, name, model.alias_of):
             made.left_out.append((None, name, "the route falls back to it, but this key may not use it"))

@@ -3,7 +3,8 @@
 Tried in order: a declared model or alias, exactly · the name of a route that names models, not only patterns · both
 without a suffix `:cheapest`, `:fastest` or `:own` · what a provider offers, exactly · that without a suffix · a pin
 `provider/upstream-model` or `node:NAME/model`. So no provider's list, and no machine's, takes a name away from somebody
-who wrote it down.
+who wrote it down. Another organisation's nodes do not exist: what a name stands for never has a target there, and what
+nobody else offers is no name.
 """
 
 import difflib
@@ -13,6 +14,7 @@ import msgspec
 from potluck.model.resources import Route
 from potluck.model.snapshot import CompiledKey, CompiledModel, Snapshot
 from potluck.proxy.filters import like
+from potluck.snapshot.cards import card_of_some
 from potluck.wire.errors import RequestError
 
 SUFFIXES = ("cheapest", "fastest", "own")
@@ -42,33 +44,51 @@ def resolve(snapshot: Snapshot, name: str, organisation_id: str) -> Named | None
             found = meant(snapshot, base, organisation_id)
             if found is not None:
                 return Named(base, found.models, suffix, found.route)
-    pin = snapshot.pins.get(name)
+    pin = _seen(snapshot, snapshot.pins.get(name), organisation_id)
     return Named(name, (pin,)) if pin is not None else None
 
 
-def model_of(snapshot: Snapshot, name: str) -> CompiledModel | None:
-    """The one model behind a name: declared, alias, offered, or a pin."""
-    return snapshot.models.get(name) or snapshot.pins.get(name)
+def model_of(snapshot: Snapshot, name: str, organisation_id: str) -> CompiledModel | None:
+    """The one model behind a name for an organisation's callers: declared, alias, offered, or a pin."""
+    found = _seen(snapshot, snapshot.models.get(name), organisation_id)
+    return found or _seen(snapshot, snapshot.pins.get(name), organisation_id)
 
 
-def _offered(snapshot: Snapshot, name: str, _organisation_id: str) -> Named | None:
-    model = snapshot.models.get(name)
+def _seen(snapshot: Snapshot, model: CompiledModel | None, organisation_id: str) -> CompiledModel | None:
+    """The model without its targets on other organisations' nodes; None where nothing but they made its name."""
+    if model is None or not snapshot.nodes:
+        return model
+    nodes = snapshot.nodes
+    kept = []
+    for target in model.targets:
+        node = nodes.get(target.node.node_id) if target.node is not None else None
+        if node is None or node.organisation_id == organisation_id:
+            kept.append(target)
+    if len(kept) == len(model.targets):
+        return model
+    if not kept and not model.declared:
+        return None
+    return msgspec.structs.replace(model, targets=tuple(kept), card=card_of_some(model, kept))
+
+
+def _offered(snapshot: Snapshot, name: str, organisation_id: str) -> Named | None:
+    model = _seen(snapshot, snapshot.models.get(name), organisation_id)
     return None if model is None else Named(name, (model,))
 
 
 def _declared(snapshot: Snapshot, name: str, organisation_id: str) -> Named | None:
     model = snapshot.models.get(name)
     if model is not None and model.declared:
-        return Named(name, (model,))
+        return _offered(snapshot, name, organisation_id)
     for route in snapshot.routes:
         if route.name == name and within(route, organisation_id):
-            found = _models_of(snapshot, route)
+            found = _models_of(snapshot, route, organisation_id)
             return Named(name, found, None, route) if found else None
     return None
 
 
-def _models_of(snapshot: Snapshot, route: Route) -> tuple[CompiledModel, ...]:
-    models = [model_of(snapshot, each) for each in route.match.models]
+def _models_of(snapshot: Snapshot, route: Route, organisation_id: str) -> tuple[CompiledModel, ...]:
+    models = [model_of(snapshot, each, organisation_id) for each in route.match.models]
     return tuple(each for each in models if each is not None)
 
 
@@ -96,7 +116,7 @@ def models_for(snapshot: Snapshot, route: Route, key: CompiledKey) -> tuple[Comp
     """What the key gets by naming the rule as a model: those of its models that it may use; empty: nothing."""
     if not takes(route, key):
         return ()
-    models = _models_of(snapshot, route)
+    models = _models_of(snapshot, route, key.organisation_id)
     if key.models is None or route.name in key.models:
         return models
     return tuple(model for model in models if allowed(key, model.name, model.alias_of))
@@ -107,7 +127,7 @@ def known_to(snapshot: Snapshot, key: CompiledKey) -> tuple[list[CompiledModel],
     models = snapshot.models
     written = {name for name, model in models.items() if model.declared}
     routes = [each for each in snapshot.routes if each.name not in written and within(each, key.organisation_id)]
-    written |= {route.name for route in routes if _models_of(snapshot, route)}
+    written |= {route.name for route in routes if _models_of(snapshot, route, key.organisation_id)}
 
     def hidden(name: str) -> bool:
         base, _, suffix = name.rpartition(":")
@@ -115,9 +135,10 @@ def known_to(snapshot: Snapshot, key: CompiledKey) -> tuple[list[CompiledModel],
 
     return (
         [
-            model
+            seen
             for name, model in models.items()
             if (model.declared or not hidden(name)) and allowed(key, name, model.alias_of)
+            if (seen := _seen(snapshot, model, key.organisation_id)) is not None
         ],
         [route for route in routes if models_for(snapshot, route, key)],
     )

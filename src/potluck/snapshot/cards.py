@@ -72,6 +72,13 @@ def model_card(name: str, created_at_ms: int, targets: Iterable[CompiledTarget],
     return _ENCODER.encode(Card(name, "model", created_at_ms // 1000, owner, extras))
 
 
+def card_of_some(model: CompiledModel, targets: Iterable[CompiledTarget]) -> bytes:
+    """The model's card as if it had no targets but these."""
+    meant = _CARDS.decode(model.card)
+    card = model_card(model.name, meant.created * 1000, targets, meant.potluck.context_tokens)
+    return alias_card(model.alias_of, model.name, card) if model.alias_of else card
+
+
 def alias_card(model: str, alias: str, card: bytes) -> bytes:
     """A model's card under another name, which says whose it is."""
     meant = _CARDS.decode(card)

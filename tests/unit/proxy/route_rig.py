@@ -16,6 +16,7 @@ from potluck.providers.openai import build_heads
 from potluck.proxy.candidates import Candidates, LaneOption
 from potluck.proxy.registry import Lane, Registry
 from potluck.proxy.routing import Next, Router, Run
+from potluck.snapshot.cards import alias_card, model_card
 from potluck.snapshot.nodes import HEADS
 from potluck.wire.dialects.controls import Controls
 from potluck.wire.dialects.envelope import Envelope
@@ -159,13 +160,14 @@ class World:
 
         Not `declared`: a name that providers offer.
         """
-        models = {**self.current.models, name: CompiledModel(name, targets, b"{}", declared=declared)}
+        card = model_card(name, 0, targets, None)
+        models = {**self.current.models, name: CompiledModel(name, targets, card, declared=declared)}
         if alias:
-            models[alias] = CompiledModel(alias, targets, b"{}", name, declared)
+            models[alias] = CompiledModel(alias, targets, alias_card(name, alias, card), name, declared)
         pins = {**self.current.pins}
         for each in targets:
             same = tuple(other for other in targets if other.name == each.name)
-            pins[each.name] = CompiledModel(each.name, same, b"{}")
+            pins[each.name] = CompiledModel(each.name, same, model_card(each.name, 0, same, None))
         nodes = {
             each.node.node_id: CompiledNode(
                 each.node.node_id, "org_1", each.provider.removeprefix("node:"), True, {}, False, Offer()

@@ -145,7 +145,10 @@ def test_an_unknown_name_is_told_its_neighbours() -> None:
 def test_one_model_behind_a_name() -> None:
     """Where a single model is meant (a fallback, `GET /v1/models/…`) routes and suffixes are none."""
     snapshot = world().current
-    meant = {name: names.model_of(snapshot, name) for name in ("small", "tiny", "lab/qwen:7b", "frugal", "small:own")}
+    meant = {
+        name: names.model_of(snapshot, name, "org_1")
+        for name in ("small", "tiny", "lab/qwen:7b", "frugal", "small:own")
+    }
     assert [name for name, model in meant.items() if model is not None] == ["small", "tiny", "lab/qwen:7b"]
 
 

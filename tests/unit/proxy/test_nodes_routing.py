@@ -1,5 +1,6 @@
 """Nodes among other targets: data classes, own devices, kinds in filters, pins, refusals."""
 
+import json
 from typing import Any
 
 import msgspec
@@ -8,10 +9,11 @@ from route_rig import World, api_key, envelope, failure, groups, left_out, on_no
 
 from potluck.model.node import OwnDevices
 from potluck.model.resources import Hedge
-from potluck.model.snapshot import CompiledTarget
+from potluck.model.snapshot import CompiledKey, CompiledTarget
 from potluck.policy.retry import MAX_CALLS, MAX_REFUSALS
+from potluck.policy.selection import Wish
 from potluck.ports import Failure
-from potluck.proxy import verdict
+from potluck.proxy import explain, own_answers, verdict
 from potluck.proxy.candidates import Candidates, LaneOption
 from potluck.wire.errors import RequestError
 
@@ -321,13 +323,59 @@ def test_a_node_has_no_address_to_hide() -> None:
     assert verdict.hidden_of(LAB, "chat") == ()
 
 
+def of_another(key: CompiledKey) -> CompiledKey:
+    return msgspec.structs.replace(key, id="key_other", project_id="prj_2", organisation_id="org_2")
+
+
 def test_a_node_serves_its_own_organisation_only() -> None:
-    """By name, by pin, as an own device and for any class: to another organisation's key it is no target."""
+    """By a model's name, as an own device and for any class: to another organisation's key it does not exist."""
     made = World(LAB, CLOUD)
     for key in (api_key(), api_key(own_devices="own_only"), api_key(data_class="private")):
         assert LAB.name in served(made.ask(key=key))
-        other = msgspec.structs.replace(key, id="key_other", project_id="prj_2", organisation_id="org_2")
-        for name in ("small", LAB.name):
-            candidates = made.ask(name, key=other)
-            assert LAB.name not in served(candidates)
-            assert left_out(candidates)[LAB.name] == "not this organisation's"
+        candidates = made.ask(key=of_another(key))
+        assert LAB.name not in served(candidates)
+        assert LAB.name not in left_out(candidates)
+        assert refusal(made, LAB.name, of_another(key)).code == "model_not_found"
+
+
+def refusal(made: World, model: str, key: CompiledKey) -> RequestError:
+    """What a request for the model gets."""
+    try:
+        return made.router.none_left(made.ask(model, key=key), envelope(model), made.now)
+    except RequestError as error:
+        return error
+
+
+def test_another_organisations_nodes_are_named_nowhere() -> None:
+    """Not in the list of models, on a card, in a plan, in a refusal and its near matches; nor what they alone offer."""
+    made = World(LAB, CLOUD)
+    made.serve("declared", on_node("rig"), alias="also")
+    made.serve("offered", on_node("shelf", "q"), declared=False)
+    made.serve("other", CLOUD)
+    made.rule("both", models=("small", "offered"))
+    made.rule("falls", models=("other",), fallback=("offered", RIG.name))
+    cards = {}
+    for key in (api_key(), of_another(api_key())):
+        listed = [json.loads(card) for card in own_answers.cards_for(made.current, key)]
+        assert listed[0] == json.loads(own_answers.card_for(made.current, key, "small"))
+        cards[key.organisation_id] = {each["id"]: each for each in listed}
+    mine, theirs = cards["org_1"], cards["org_2"]
+    assert set(mine) - set(theirs) == {"offered", "both", "falls"}
+    assert [each["target"] for each in mine["small"]["potluck"]["targets"]] == [LAB.name, CLOUD.name]
+    assert [each["target"] for each in theirs["small"]["potluck"]["targets"]] == [CLOUD.name]
+    assert theirs["also"]["potluck"] == {**theirs["declared"]["potluck"], "alias_of": "declared"}
+    assert "node:" not in json.dumps(theirs)
+    key = of_another(api_key())
+    for name in ("declared", "also", "offered", "offere", LAB.name, "node:lab/n"):
+        error = refusal(made, name, key)
+        assert error.code == ("no_target_available" if name in ("declared", "also") else "model_not_found")
+        said = error.message.replace(repr(name), "")
+        assert not [word for word in ("lab", "rig", "shelf", "offered") if word in said], said
+    everybodys = [msgspec.structs.replace(each, organisation_id="") for each in made.current.routes]
+    made.swap(routes=tuple(everybodys))
+    plan = json.dumps(msgspec.to_builtins(explain.plan_of(made.ask("other", key=key), Wish(), made.now)))
+    assert CLOUD.name in plan
+    assert "node:" not in plan
+    assert "offered" not in plan
+    shown = json.loads(own_answers.card_for(made.current, key, "both"))
+    assert [each["target"] for each in shown["potluck"]["targets"]] == [CLOUD.name]
