@@ -147,8 +147,8 @@ async def test_a_model_that_comes_too_late_is_let_go_too(
         await called.wait()
         desk.seen = GAME
         await opened.over()
-        await until(lambda: agent._freed)
-        engine.resident |= {CHAT}
+        await until(lambda: engine.harm, "it was never told to let go")
+        engine.resident |= {CHAT}  # only now: that order came too early
         await until(lambda: CHAT not in engine.resident, "the GPU was taken all the same")
         await until(lambda: not agent._machine.claims.of(next(iter(agent.offers.offered))))
         engine.resident |= {CHAT}
