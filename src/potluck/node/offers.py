@@ -157,7 +157,11 @@ class Offers:
     @property
     def local_state(self) -> str:
         """How the built-in model is, with its reason; empty where it is not wanted."""
-        return f"{self._local.state}: {self._local.reason}".rstrip(": ") if self._local is not None else ""
+        if self._local is None:
+            return ""
+        if self._local.state == "missing" and not model_file.has_engine():
+            return "missing: its engine is not installed: potluck node doctor"  # whether its file is there or not
+        return f"{self._local.state}: {self._local.reason}".rstrip(": ")
 
     @property
     def none_why(self) -> str:

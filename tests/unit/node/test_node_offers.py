@@ -248,5 +248,6 @@ async def test_a_built_in_model_that_cannot_be_shared_is_why_nothing_is(
     assert not found.offered
     assert f"built-in model's {lacks} is not installed: potluck node doctor" in found.none_why
     assert str(tmp_path) not in found.none_why
+    assert ("its engine is not installed" in found.local_state) is not has
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
