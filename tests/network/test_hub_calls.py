@@ -121,7 +121,7 @@ async def test_a_refusal_is_the_next_targets_turn(tmp_path: Path, fake: FakeProv
         assert gateway.heard.refusals == [("node_lab-1", "refuse;code=owner_active", "owner_active")]
         attempt = (await gateway.record("m")).attempts[0]
         assert (attempt.error_class, attempt.phase) == ("refused", "connect")
-        assert "owner_active" in attempt.error
+        assert attempt.error == "is needed by its owner"
         assert gateway.plane.registry.lane(target).breaker.state == "closed"
 
 
@@ -216,7 +216,7 @@ async def test_a_caller_who_leaves_ends_the_nodes_work_within_a_second(tmp_path:
 @pytest.mark.parametrize(
     ("model", "stream", "detail", "timeouts"),
     [
-        ("stall;before=accept", True, "did not take it", Timeouts(connect_s=0.4)),
+        ("stall;before=accept", True, "did not take the call", Timeouts(connect_s=0.4)),
         ("stall;before=head", False, "no answer in time", Timeouts(first_byte_s=0.4)),
         ("stall", True, "stalled", Timeouts(idle_s=0.4)),
         ("ok;chunks=1000;gap_ms=20", True, "longer than allowed", Timeouts(total_s=0.6)),

@@ -41,42 +41,41 @@ QUEUE_S: Final = 30.0
 UNANSWERED_KEEPS_S: Final = 5.0
 
 _RESETS: Final[dict[str, tuple[ErrorClass, str]]] = {
-    "cancelled": ("target_down", "the node gave it up"),
-    "engine_failed": ("target_down", "the node's engine failed"),
-    "engine_timeout": ("target_slow", "the node's engine took too long"),
-    "owner_active": ("refused", "the machine's owner needs it"),
-    "draining": ("refused", "the node is draining"),
-    "overflow": ("target_down", "the node had to drop it: more was written than it may keep"),
-    "expired": ("target_down", "the node gave it up: the gateway was out of reach"),
-    "internal": ("target_down", "the node failed"),
+    "cancelled": ("target_down", "gave it up"),
+    "engine_failed": ("target_down", "failed: its engine did"),
+    "engine_timeout": ("target_slow", "was too slow: its engine took too long"),
+    "owner_active": ("refused", "is needed by its owner"),
+    "draining": ("refused", "is draining"),
+    "overflow": ("target_down", "dropped the answer: more was written than it may keep"),
+    "expired": ("target_down", "gave it up: the gateway was out of reach"),
+    "internal": ("target_down", "failed"),
 }
 REFUSALS: Final[dict[str, str]] = {
-    "busy": "the node is busy",
-    "owner_active": "the machine's owner needs it",
-    "paused": "the node is paused",
-    "draining": "the node is draining",
-    "model_gone": "the node has the model no more",
-    "model_loading": "the node is loading the model",
-    "context_too_long": "the prompt is too long for it there",
-    "no_vram": "the node has no memory left for it",
-    "data_class": "the node does not take this class of data",
-    "price_floor": "the node wants more for it",
-    "schedule": "the node is off by its schedule",
-    "battery": "the node runs on battery",
-    "thermal": "the node is too hot",
-    "bad_request": "the node does not take this request",
+    "busy": "is busy",
+    "owner_active": "is needed by its owner",
+    "paused": "is paused",
+    "draining": "is draining",
+    "model_gone": "has the model no more",
+    "model_loading": "is loading the model",
+    "context_too_long": "finds the prompt too long",
+    "no_vram": "has no memory left for the model",
+    "data_class": "does not take this class of data",
+    "price_floor": "wants more for it",
+    "schedule": "is off by its schedule",
+    "battery": "runs on battery",
+    "thermal": "is too hot",
+    "bad_request": "does not take this request",
 }
 
 
 def refusal(code: str, retry_after_s: float | None = None, *, by_node: bool = False) -> Failure:
     """The next target's turn. `code`: of `wire.link_messages.RefuseCode`."""
-    words = f"{REFUSALS[code]} ({code})"
-    return Failure("refused", "connect", words, retry_after_s=retry_after_s, by_node=by_node)
+    return Failure("refused", "connect", REFUSALS[code], retry_after_s=retry_after_s, by_node=by_node)
 
 
 def unable(reason: str) -> Failure:
     """The same, for a node that takes no calls now, for a reason in words."""
-    return Failure("refused", "connect", f"the node takes no calls: {reason}")
+    return Failure("refused", "connect", f"takes no calls: {reason}")
 
 
 def cancel_reason(words: str) -> m.CancelReason:
@@ -214,7 +213,7 @@ class HubCall:
         """The node ended it."""
         self._fail(*_RESETS[reset.code])
 
-    def lost(self, words: str = "the link to the node was lost") -> None:
+    def lost(self, words: str = "was lost: its link is gone") -> None:
         """Nothing more will come of it."""
         self._fail("target_down", words)
 
@@ -229,22 +228,22 @@ class HubCall:
         if job is not None and job.link is None:
             self._phase_at = now + self._phase_s()
             if not job.in_received and now - job.detached_at >= UNANSWERED_KEEPS_S:
-                self._give_up("target_down", "the link to the node was lost")
+                self._give_up("target_down", "was lost: its link is gone")
         elif now >= self._phase_at:
             if phase == "queue":
                 self._late_in_queue()
             elif phase == "stream" and self.paused:
                 self._phase_at = now + timeouts.idle_s
             else:
-                words = "the answer stalled" if phase == "stream" else "no answer in time"
+                words = "stalled inside its answer" if phase == "stream" else "gave no answer in time"
                 self._give_up("target_slow", words)
         elif phase == "queue" and job is not None and self.node.running == 0:
             # not queueing there: nothing runs that it could wait for
             self._asked_at = self._asked_at or now
             if now >= self._asked_at + timeouts.connect_s:
-                self._give_up("target_slow", "the node did not take it in time")
+                self._give_up("target_slow", "did not take the call in time")
         if now >= self._total_at and not self.done:
-            self._give_up("target_slow", "the call took longer than allowed")
+            self._give_up("target_slow", "took longer than allowed")
 
     # --- steps
 

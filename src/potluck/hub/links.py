@@ -112,9 +112,9 @@ class Links:
         call = HubCall(node, place, head.path, headers, body, target.endpoint.timeouts, sink)
         failure: Failure | None
         if absent:
-            failure = Failure("refused", "connect", "the node takes no calls: not connected")
+            failure = Failure("refused", "connect", "takes no calls: not connected")
         elif len(body) > m.MAX_BODY_BYTES:
-            failure = Failure("refused", "connect", f"a node takes at most {m.MAX_BODY_BYTES} bytes")
+            failure = Failure("refused", "connect", f"takes at most {m.MAX_BODY_BYTES} bytes")
         else:
             failure = node.open(call)
         if failure is not None:

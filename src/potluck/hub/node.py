@@ -143,7 +143,7 @@ class HubNode:
             self.boot = session.hello.boot
             self.load = None
             for job in self.table.abandon():
-                self._lost(job, "the node was started anew")
+                self._lost(job, "was lost: its agent was started anew")
         links = self._open()
         if len(links) >= MAX_LINKS:
             min(links, key=lambda each: each.heard_at).end("superseded", "a newer link took its place", now)
@@ -171,7 +171,7 @@ class HubNode:
         for session in [*self.sessions, *self.newcomers]:
             session.end(code, detail, now, spread_s)
         for job in self.table.abandon():
-            self._lost(job, "the link to the node was closed")
+            self._lost(job, "was lost: its link was closed")
         self.review(now)
 
     def drop_void_keys(self, now: float) -> None:
@@ -226,7 +226,7 @@ class HubNode:
                     self.links.count_failed("lost")
                     session.end("lost", f"nothing was heard for {quiet_s:.0f} s while calls ran", now)
         for job in self.table.expire(now):
-            self._lost(job, "the link to the node was lost")
+            self._lost(job, "was lost: its link is gone")
 
     # --- whether calls can go there
 
@@ -396,7 +396,7 @@ class HubNode:
         log.error("call %s to node %s: a fault of the gateway ended it: %s", job, self.id, fault_of(error))
         if call.job is None or call.job in self.calls:
             self.withdraw(call, "policy")
-        call.fail(Failure("target_down", "stream", "the gateway could not handle what the node sent"))
+        call.fail(Failure("target_down", "stream", "sent what the gateway could not handle"))
 
     def _open(self) -> list["Session"]:
         return [session for session in self.sessions if session.core.phase == "open"]
@@ -435,7 +435,7 @@ class HubNode:
         try:
             job = best.core.open(request, call.body)
         except ValueError as error:
-            return Failure("refused", "connect", f"the request cannot go over a node's link: {error}")
+            return Failure("refused", "connect", f"cannot take the request over its link: {error}")
         self.links.opened += 1
         self.calls[job] = call
         call.opened(job)
