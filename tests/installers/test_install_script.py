@@ -246,6 +246,26 @@ def test_removing_what_is_not_there_is_no_fault(script: Script, tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
+    ("fails", "words", "removed"),
+    [("uninstall-service", "nothing was removed", False), ("leave", "the gateway was not told", True), ("", "", True)],
+)
+def test_removing_that_failed_in_part_is_not_done(
+    script: Script, tmp_path: Path, fails: str, words: str, removed: bool
+) -> None:
+    """The agent that does not stop ends it; a gateway that was not told is said at the end, with exit status 1."""
+    program = tmp_path / "prefix" / "venv" / "bin" / "potluck"
+    program.parent.mkdir(parents=True)
+    program.write_text(f'#!/bin/sh\n[ "$2" != "{fails}" ]\n')
+    program.chmod(0o755)
+    (tmp_path / "node").mkdir()
+    (tmp_path / "node" / "node.json").write_text("{}")
+    done = script.run("--uninstall")
+    assert (done.returncode, "Done." in done.stdout) == ((1, False) if fails else (0, True)), done.stdout
+    assert words in done.stderr
+    assert program.exists() is not removed
+
+
+@pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (["--tokne", "x"], "unknown option --tokne"),

@@ -61,7 +61,7 @@ async def _serve(
         for name in ("SIGTERM", "SIGINT"):
             with contextlib.suppress(NotImplementedError):  # Windows: Ctrl-C raises KeyboardInterrupt
                 asyncio.get_running_loop().add_signal_handler(getattr(signal, name), agent.stop)
-        say(f"{agent.enrolled.name} serves {agent.enrolled.url}; its page: http://127.0.0.1:{page.port}/")
+        say(f"{agent.enrolled.name} joins {agent.enrolled.url}; its page: http://127.0.0.1:{page.port}/")
         await agent.run()
     finally:
         home.remove("agent.json")

@@ -22,6 +22,7 @@ def report(agent: Agent) -> dict[str, Any]:
         "pid": os.getpid(),
         "state": agent.state,
         "reason": agent.reason,
+        "unkept": standing.unkept,
         "until": None if until is None else round(standing.unix(until)),
         "mode": list(agent.settings.mode),
         "presence": standing.decision.presence,

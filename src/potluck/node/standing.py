@@ -2,6 +2,7 @@
 
 Rules of this file
 - The owner's word and past exits are in `state.json` before anything is done about them, and outlive a restart.
+- What could not be written is tried again each second, and `unkept` says why: a full disk ends no order.
 - Times of the day are used for what is kept, and nowhere else: a clock that is set changes no rule.
 """
 
@@ -31,6 +32,8 @@ class Standing:
         self.kept = home.kept()
         self._memory = rules.restored(self.kept.exits, loop.time(), time.time())
         self.decision = rules.Decision(False, "it does not serve: it has just started", "paused")
+        self.unkept = ""
+        """why what was said last would not outlive a restart"""
         self.reset_by: float | None = None
         self.unload_by: float | None = None
         self._leaving: tuple[bool, float | None] | None = None
@@ -56,6 +59,8 @@ class Standing:
         if until is not None and unix_s >= until:
             self._keep(self.kept.over())
             until = None
+        elif self.unkept:
+            self._keep(self.kept)
         wish = rules.Wish(self.kept.serve, None if until is None else now + until - unix_s, self.kept.drain)
         memory = self._memory
         self.decision, self._memory = rules.decide(settings, facts, wish, memory, now)
@@ -81,4 +86,8 @@ class Standing:
         try:
             self._home.write("state.json", self.kept)
         except HomeError as error:
-            self._complain(str(error))
+            if str(error) != self.unkept:
+                self._complain(str(error))
+            self.unkept = str(error)
+        else:
+            self.unkept = ""

@@ -279,6 +279,27 @@ def test_installing_and_uninstalling_a_users_service(tmp_path: Path, monkeypatch
     assert not place.exists()
 
 
+def test_a_user_without_a_name_has_its_service_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A number that no account has, as in a container: the steps are done; without HOME a sentence says what to do."""
+
+    def unknown() -> str:
+        raise KeyError("getpwuid(): uid not found: 54321")
+
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(running.os, "geteuid", lambda: 54321)
+    monkeypatch.setattr(running.sys, "platform", "linux")
+    monkeypatch.setattr(running.getpass, "getuser", unknown)
+    monkeypatch.setattr(running.Path, "home", lambda: tmp_path)
+    machine = Machine({"systemctl --user": (1, "")})
+    assert running.uninstall_service(tmp_path / "node", env={}, run=machine).state == "absent"
+    assert any("disable --now" in each for each in machine.ran)
+    monkeypatch.setattr(running.Path, "home", homeless)
+    with pytest.raises(ServiceError, match="set HOME"):
+        running.uninstall_service(tmp_path / "node", env={}, run=machine)
+
+
 @pytest.mark.parametrize(
     ("platform", "env", "words"),
     [("darwin", {}, "call this with sudo from yours"), ("linux", {}, "no systemd: keep .* supervisor of your own")],

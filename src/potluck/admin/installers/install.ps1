@@ -154,6 +154,7 @@ function Uninstall-Node {
         Write-Output "Nothing to remove: there is no $Potluck (another -Prefix?)."
         return
     }
+    $untold = $false
     $enrolled = Test-Path (Join-Path $NodeHome 'node.json')
     if (-not $DryRun -and -not (Test-Path $Potluck)) {
         Write-Step "the installation in $Prefix was interrupted: there is no program to stop"
@@ -161,11 +162,12 @@ function Uninstall-Node {
             Stop-Install 'this machine is enrolled, and only the program can stop the task and leave the gateway: run this script once more without -Uninstall, then with it'
         }
     } else {
-        Write-Step 'stop the scheduled task, and start it no more'
-        Invoke-Program $Potluck @('node', 'uninstall-service') ''
+        Write-Step 'stop the agent and its scheduled task, and start it no more'
+        Invoke-Program $Potluck @('node', 'uninstall-service') 'the agent was not stopped, and nothing was removed: the lines above say why; mend that, then run this again'
         if ($DryRun -or $enrolled) {
             Write-Step 'leave the gateway'
             Invoke-Program $Potluck @('node', 'leave') ''
+            $untold = -not $DryRun -and $LASTEXITCODE -ne 0
         }
     }
     Write-Step 'remove the program'
@@ -173,6 +175,9 @@ function Uninstall-Node {
         Write-Output "    Remove-Item $Venv, $Mark -Recurse -Force"
     } else {
         $Venv, $Mark | Where-Object { Test-Path $_ } | Remove-Item -Recurse -Force
+    }
+    if ($untold) {
+        Stop-Install "the program is removed, but the gateway was not told, as the lines above say: revoke the node there (potluck nodes revoke NAME), then remove $NodeHome"
     }
     Write-Output "Done. The node's own files are kept: remove $NodeHome if you want them gone."
 }

@@ -199,6 +199,7 @@ start() {
 }
 
 uninstall() {
+  untold=0
   if [ "$dry" = 0 ] && { { [ ! -e "$venv" ] && [ ! -e "$mark" ]; } || ! ours; }; then
     say "Nothing to remove: there is no $potluck (another --prefix?)."
     return 0
@@ -207,17 +208,19 @@ uninstall() {
     say "- the installation in $prefix was interrupted: there is no program to stop"
     ! enrolled || die "this machine is enrolled, and only the program can stop the service and leave the gateway: run this script once more without --uninstall, then with it"
   else
-    say "- stop the service, and start it no more"
-    run "$potluck" node uninstall-service </dev/null || say "  it could not be removed: the lines above say why"
+    say "- stop the agent and its service, and start it no more"
+    run "$potluck" node uninstall-service </dev/null ||
+      die "the agent was not stopped, and nothing was removed: the lines above say why; mend that, then run this again"
     if [ "$dry" = 1 ] || enrolled; then
       say "- leave the gateway"
-      run "$potluck" node leave </dev/null || say "  the gateway was not told: revoke the node there (potluck nodes revoke NAME)"
+      run "$potluck" node leave </dev/null || untold=1
     fi
   fi
   say "- remove the program"
   [ "$(readlink "$bin/potluck" 2>/dev/null || true)" != "$potluck" ] || run rm -f "$bin/potluck"
   run rm -rf "$venv" "$mark"
   [ "$dry" = 1 ] || rmdir "$prefix" 2>/dev/null || true
+  [ "$untold" = 0 ] || die "the program is removed, but the gateway was not told, as the lines above say: revoke the node there (potluck nodes revoke NAME), then remove $home"
   say "Done. The node's own files are kept: remove $home if you want them gone."
 }
 

@@ -18,6 +18,7 @@ from potluck.cli.node_home import (
     failing,
     node_home_option,
     open_home,
+    order,
     read_settings,
     report_of,
 )
@@ -33,6 +34,7 @@ JOIN_VARIABLE = "POTLUCK_JOIN_TOKEN"
 _MAX_TOKEN_BYTES = 4096
 _NANOUSD = 1_000_000_000
 _MAX_USD = 1_000_000.0
+_END_S = 15.0  # beyond what runs may run on: to end links, engines and page
 
 
 @click.group(cls=Group)
@@ -350,8 +352,45 @@ def uninstall_service(home: str | None) -> None:
     """Stop the agent, and start it with the machine no more."""
     from potluck.node.service import uninstall_service as uninstall
 
-    session = current()
-    _say_service(session, uninstall(open_home(home).path, env=session.env))
+    session, files = current(), open_home(home)
+    found = uninstall(files.path, env=session.env)
+    _end_agent(files)
+    _say_service(session, found)
+
+
+def _end_agent(files: Any) -> None:
+    """One that no service keeps runs on without the service: let what runs there end, and wait for it."""
+    import time
+
+    from potluck.node.agent import STOP_S
+
+    running = files.running()
+    if running is None or not _runs(files):
+        return
+    unended = Failure(
+        f"an agent runs from {files.path} that no service keeps, and does not end: end process {running.pid}"
+    )
+    try:
+        order(files, "stop")
+    except Failure:
+        raise unended from None
+    give_up_at = time.monotonic() + STOP_S + _END_S
+    while _runs(files):
+        if time.monotonic() > give_up_at:
+            raise unended
+        time.sleep(0.1)
+
+
+def _runs(files: Any) -> bool:
+    """By its lock, which ends with its process, however that ends."""
+    from potluck.node.home import HomeError
+    from potluck.node.process import LOCK_FILE
+
+    try:
+        with files.alone(LOCK_FILE, "busy"):
+            return False
+    except HomeError:
+        return True
 
 
 def _say_service(session: Session, found: Any) -> None:

@@ -203,6 +203,8 @@ def _order(home: str | None, action: str, for_: str | None) -> None:
             session.output.data(said)
         else:
             session.output.line(_headline(said))
+        if action != "stop" and said.get("unkept"):
+            raise Failure(f"{action}: done, but it does not hold over a restart: {said['unkept']}")
         return
     if action == "stop":
         raise Failure("no agent runs")

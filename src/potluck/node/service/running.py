@@ -1,5 +1,6 @@
 """Carries the steps out: the thin part, which touches files and runs commands."""
 
+import contextlib
 import getpass
 import os
 import subprocess
@@ -77,16 +78,32 @@ def _here(home: Path, env: Mapping[str, str]) -> tuple[Keeper, Job]:
     uid = os.geteuid()
     system = uid == 0
     if sys.platform == "darwin":
-        user = env.get("SUDO_USER", "") if system else getpass.getuser()
+        user = env.get("SUDO_USER", "") if system else _user_name(uid)
         if user in ("", "root"):
             raise ServiceError("a service of this Mac runs as a person's account: call this with sudo from yours")
-        user_home = Path(f"~{user}").expanduser()
+        user_home = _home_of(user)
         return Launchd(), Job(program=program, home=home, system=system, user=user, user_home=user_home, uid=uid)
     live = Path("/run/systemd/system").is_dir()
-    user = ACCOUNT if system else getpass.getuser()
+    user = ACCOUNT if system else _user_name(uid)
     return Systemd(), Job(
-        program=program, home=home, system=system, user=user, user_home=Path.home(), uid=uid, live=live
+        program=program, home=home, system=system, user=user, user_home=_home_of(""), uid=uid, live=live
     )
+
+
+def _user_name(uid: int) -> str:
+    """The number, where the system has no name for it."""
+    with contextlib.suppress(KeyError, OSError):
+        return getpass.getuser()
+    return str(uid)
+
+
+def _home_of(user: str) -> Path:
+    """Empty: of whoever calls."""
+    try:
+        return Path(f"~{user}").expanduser() if user else Path.home()
+    except RuntimeError:
+        whose = f"of {user}" if user else "of this user: set HOME"
+        raise ServiceError(f"the system knows no home directory {whose}") from None
 
 
 def carry_out(steps: Sequence[Step], run: Run) -> None:
