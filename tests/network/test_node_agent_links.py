@@ -224,7 +224,7 @@ async def test_an_engine_that_is_restarted_keeps_its_models(engine: FakeEngine, 
 
 
 async def test_of_two_engines_the_one_that_is_down_refuses_for_now(engine: FakeEngine, tmp_path: Path) -> None:
-    """The machine serves by the other one; a call to the first is refused as one that may be tried again later."""
+    """The machine serves by the other one; a call to the first is refused: not as loading, and its offer stays."""
     async with FakeEngine("llama.cpp") as other:
         settings = NodeSettings(engines=(engine.base_url, other.base_url), discover=False, page_port=0)
         async with rigged(tmp_path, settings) as rig:
@@ -234,8 +234,9 @@ async def test_of_two_engines_the_one_that_is_down_refuses_for_now(engine: FakeE
             await until(lambda: any(one.away for one in rig.agent.offers.offered.values()))
             [down] = [id_ for id_, one in rig.agent.offers.offered.items() if one.away]
             refused = await rig.gateway.open(CHAT, asked(), engine=down).over()
-            assert refused.end == "refused model_loading"
+            assert refused.end == "refused model_gone"
             assert "does not answer" in refused.detail
+            assert all(link.caps and len(link.caps.engines) == 2 for link in rig.gateway.links)
             assert rig.agent.state == "ready"
 
 
@@ -353,6 +354,27 @@ async def test_pause_ends_what_runs_and_outlives_a_restart(engine: FakeEngine, t
         rig.agent.resume()
         await rig.ready()
         assert (await rig.gateway.open(CHAT, asked()).over()).end == "ended"
+
+
+@pytest.mark.parametrize("how", ["revoked", "left"])
+async def test_nothing_runs_on_for_a_gateway_that_is_left(engine: FakeEngine, tmp_path: Path, how: str) -> None:
+    """Revoked, or left without its hearing of it: the engine's calls are over within a second, and links are down."""
+    busy = Busy(engine)
+    async with rigged(tmp_path, owner(engine)) as rig:
+        await rig.ready()
+        rig.gateway.open(CHAT, asked())
+        await until(lambda: busy.calls)
+        if how == "revoked":
+            rig.gateway.refuses = ("revoked", "")
+            for link in tuple(rig.gateway.links):
+                link.core.close("revoked", "", asyncio.get_running_loop().time())
+                link.wake.set()
+        else:
+            rig.agent.home.remove("node.json", "key")
+        await until(lambda: not rig.agent.jobs.running, "it runs on", 2.0)
+        await until(lambda: not rig.agent.links.up)
+        assert rig.agent.jobs.ends == {"draining": 1}
+    busy.release.set()
 
 
 async def test_a_pause_for_a_time_ends_by_itself(engine: FakeEngine, tmp_path: Path) -> None:

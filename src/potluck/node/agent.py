@@ -56,6 +56,7 @@ SETTLE_EVERY_S: Final = 3600.0  # an old key is good for a day
 
 State = Literal["joining", "pending", "ready", "paused", "draining", "stopped"]
 _JOB_EVENTS = (e.Opened, e.DataCame, e.Cancelled, e.Writable, e.Lost)
+_EXPELLED: Final = ("revoked", "unknown")  # nobody will come back for what runs
 _LOGGER = logging.getLogger("potluck.node")
 
 
@@ -322,14 +323,17 @@ class Agent:
                 self.note(f"the settings before stay in force: {error}")
 
     def _joined_anew(self) -> None:
-        """Links of another node than the one that this machine is now are over."""
+        """Links of another node than the one that this machine is now are over; so are all, where it has left."""
         before = self.enrolled.node
+        why = "" if self._joined_at else "this machine has left its gateway"
         with contextlib.suppress(HomeError):
             if self._credentials().enrolled.node != before:
-                self.jobs.reset_all("draining", "this machine has joined anew")
-                self.links.pump()
-                for link in tuple(self.links.live):
-                    link.abort("this machine has joined anew")
+                why = "this machine has joined anew"
+        if why:
+            self.jobs.reset_all("draining", why)
+            self.links.pump()
+            for link in tuple(self.links.live):
+                link.abort(why)
         self.offers.most_models = self.enrolled.max_models
         for slot in self.links.slots:
             slot.hurry(anew=True)
@@ -382,8 +386,8 @@ class Agent:
         if self.serves:
             jobs.closed = None
         else:
-            without: m.RefuseCode = "model_loading" if self.offers.away else "model_gone"  # it is tried again later
-            code = self.standing.decision.code or ("draining" if self._drains or self._stopping else without)
+            without = "draining" if self._drains or self._stopping else self.offers.away_code
+            code: m.RefuseCode = self.standing.decision.code or without
             jobs.close(code, self.reason)
         jobs.resize(self.offers.slots, self.settings.queue)
         if jobs.running and not self.serves:
@@ -450,6 +454,9 @@ class Agent:
             self._asked_to_drain(link, event.drain)
         elif isinstance(event, e.TaskCame):
             self._commands.take(link, event.task)
+        elif isinstance(event, e.GoingAway):
+            if event.goaway.code in _EXPELLED:
+                self.jobs.reset_all("draining", "the gateway has revoked this machine's enrolment")
         elif isinstance(event, e.Failed):
             self.note(f"link: {event.code}: {event.detail}")
 

@@ -54,6 +54,8 @@ class Engine(msgspec.Struct, frozen=True, eq=False):
     slots: int
     away: str = ""
     """why it cannot be called now, though it is offered"""
+    away_code: m.RefuseCode = "model_gone"
+    """the same for the gateway: `model_loading` only where it is on its way"""
 
 
 class EngineCall:
@@ -258,7 +260,7 @@ class Jobs:
         elif self.closed is not None:
             self._refuse(job, *self.closed)
         elif engine.away:
-            self._refuse(job, "model_loading", engine.away)
+            self._refuse(job, engine.away_code, engine.away)
         elif not self._has_room(request.engine, request.model):
             self._refuse(job, "no_vram", "the model does not fit beside what is kept free of the GPU's memory")
         elif self._held_bytes + request.body_bytes > HELD_BODIES_BYTES:

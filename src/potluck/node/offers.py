@@ -57,6 +57,7 @@ _SURE: Final[dict[Confidence, Literal["high", "medium", "low"]]] = {
     "guessed": "low",
 }
 _LOGGER = logging.getLogger("potluck.node")
+_LOADING: Final = "is loading"
 _NAME: Final = re.compile(r"[\x21-\x7e]{1,200}")
 _WORD: Final = re.compile(r"[A-Za-z0-9_.-]{0,40}")
 _DIGEST: Final = re.compile(r"[A-Za-z0-9:._-]{0,128}")
@@ -176,6 +177,12 @@ class Offers:
         return f"{found}, and the built-in model {does}"
 
     @property
+    def away_code(self) -> m.RefuseCode:
+        """The same for refusals."""
+        codes = {one.engine.away_code for one in self.offered.values() if one.away}
+        return "model_loading" if "model_loading" in codes else "model_gone"
+
+    @property
     def away(self) -> str:
         """Why nothing can be called, though something is offered; empty: something can, or nothing is offered."""
         reasons = [one.away for one in self.offered.values()]
@@ -245,7 +252,7 @@ class Offers:
             if found is not None and found.state == "locked":
                 away = "wants a key: potluck node engine-key"
             elif found is not None and found.state != "ready":
-                away = "is loading"
+                away = _LOADING
             elif found is None and watch in self._seen:
                 away = "does not answer"
             before, slots = self._seen.get(watch, (None, 0))
@@ -320,13 +327,35 @@ class Offers:
         fields = [("host", f"[{place.host}]:{place.port}" if ":" in place.host else f"{place.host}:{place.port}")]
         if place.key:
             fields.append(("authorization", f"Bearer {place.key.reveal()}"))
-        engine = Engine(id_, place.host, place.port, place.tls, place.prefix, tuple(fields), self._pool, slots, away)
+        engine = Engine(
+            id_,
+            place.host,
+            place.port,
+            place.tls,
+            place.prefix,
+            tuple(fields),
+            self._pool,
+            slots,
+            away,
+            _away_code(is_loading=away.endswith(_LOADING)),
+        )
         version = "".join(each for each in found.version if each.isprintable())[:100]
         return Offered(engine, m.EngineOffer(id_, _word(found.kind), paths, version), models)
 
     def _offered_local(self, local: BuiltinModel, upstream: Upstream, away: str) -> Offered:
         fields = (("host", f"127.0.0.1:{local.port}"), ("authorization", f"Bearer {local.api_key}"))
-        engine = Engine(LOCAL, "127.0.0.1", local.port, False, "", fields, upstream, SLOTS, away)
+        engine = Engine(
+            LOCAL,
+            "127.0.0.1",
+            local.port,
+            False,
+            "",
+            fields,
+            upstream,
+            SLOTS,
+            away,
+            _away_code(is_loading=local.state == "starting"),
+        )
         capabilities = ["chat", "completions", "embeddings"]
         input_price, output_price = self._price(model_file.MODEL_NAME)
         model = m.ModelOffer(
@@ -390,6 +419,10 @@ def _fitting(items: list[T], most_bytes: int) -> list[T]:
 
 def _paths(capabilities: list[str]) -> set[str]:
     return {_PATHS[each] for each in capabilities if each in _PATHS}
+
+
+def _away_code(*, is_loading: bool) -> m.RefuseCode:
+    return "model_loading" if is_loading else "model_gone"
 
 
 def _word(kind: str) -> str:

@@ -1,7 +1,6 @@
 """Orders to the agent and its end: what the commands say where only half of it could be done."""
 
 import contextlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +16,14 @@ from potluck.node.service import ServiceStatus
 
 
 @pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Home]:
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
     """A machine without a service, whose agent says that it runs."""
     found = Home(tmp_path / "node")
     found.prepare()
     found.write("agent.json", Running(1, "t", 4321))
     absent = ServiceStatus("absent", False, "no service is installed")
     monkeypatch.setattr(service, "uninstall_service", lambda home, env: absent)
-    yield found
+    return found
 
 
 @pytest.mark.parametrize("action", ["pause", "resume", "drain"])
