@@ -19,6 +19,7 @@ from potluck.node import dialing, keys
 from potluck.node.agent import Agent
 from potluck.node.home import Home, HomeError, KeyFile
 from potluck.node.identity import Identity, fresh_key, to_text
+from potluck.node.remembered import Remembered
 from potluck.node.settings import NodeSettings
 from potluck.wire import link_messages as m
 
@@ -221,6 +222,34 @@ async def test_an_engine_that_is_restarted_keeps_its_models(engine: FakeEngine, 
             await rig.ready()
             assert link.caps == before
             assert (await rig.gateway.open(CHAT, asked()).over()).end == "ended"
+
+
+async def test_an_engine_that_is_down_at_a_restart_keeps_its_models(engine: FakeEngine, tmp_path: Path) -> None:
+    """The agent offers what it offered, as not reachable, was never paused before it had looked, and takes it up."""
+    port = int(engine.base_url.split(":")[2].split("/")[0])
+    async with FakeEngine("llama.cpp") as other:
+        settings = NodeSettings(engines=(engine.base_url, other.base_url), discover=False, page_port=0)
+        async with rigged(tmp_path, settings) as rig:
+            await rig.ready()
+            await until(lambda: all(link.caps and len(link.caps.engines) == 2 for link in rig.gateway.links))
+            before = rig.gateway.links[0].caps
+            assert before is not None
+            await until(lambda: len(Remembered(rig.agent.home, print).read()) == 2)
+        await engine.stop()
+        async with rigged(tmp_path, settings, anew=False) as rig:
+            await rig.ready()
+            link = rig.gateway.links[0]
+            assert link.caps is not None
+            assert link.caps.models == before.models
+            assert {each.state for each in link.loads} == {"ready"}
+            [down] = [id_ for id_, one in rig.agent.offers.offered.items() if one.away]
+            assert (await rig.gateway.open(CHAT, asked(), engine=down).over()).end == "refused model_gone"
+            async with FakeEngine("openai-compatible", port=port):
+                await until(lambda: link.load is not None and all(each.reachable for each in link.load.engines))
+                assert (await rig.gateway.open(CHAT, asked(), engine=down).over()).end == "ended"
+    alone = NodeSettings(engines=(other.base_url,), discover=False, page_port=0)
+    async with rigged(tmp_path, alone, anew=False) as rig:
+        assert len(rig.agent.offers.offered) == 1
 
 
 async def test_of_two_engines_the_one_that_is_down_refuses_for_now(engine: FakeEngine, tmp_path: Path) -> None:

@@ -36,6 +36,7 @@ from potluck.node.identity import Identity, from_text
 from potluck.node.jobs import Jobs
 from potluck.node.keys import is_pending, rotate
 from potluck.node.offers import Offers
+from potluck.node.remembered import Remembered
 from potluck.node.rules import room_for
 from potluck.node.settings import NodeSettings
 from potluck.node.standing import Standing
@@ -129,9 +130,11 @@ class Agent:
             pace=pace,
         )
         self.offers.most_models = enrolled.max_models
+        self._remembered = Remembered(home, self.note)
+        self.offers.recall(self._remembered.read())
         self.jobs = Jobs(self.offers.find, self.links.pump, self._changed, self._engine_failed, self._has_room)
         self._commands = Commands(loop, self.offers, machine.claims, lambda: self.serves, self._has_room)
-        self.telling = Telling(loop, self.links, self._caps, self._load)
+        self.telling = Telling(loop, self.links, self._caps, self._load, self._knows)
         self._drains: dict[Link, tuple[float, float]] = {}
         """links over which the gateway asked for no more work; when what runs is to be over, and when the drain is"""
         self._drained_said = False
@@ -275,6 +278,7 @@ class Agent:
             self.links.tick(now)
             self.jobs.expired(self.links.table.expire(now))
             self.offers.refresh()
+            self._remembered.keep(self.offers.seen)
             self._apply()
             if now - self._heartbeat_at >= m.HEARTBEAT_S - TICK_S:
                 self._heartbeat_at = now
@@ -413,6 +417,10 @@ class Agent:
         drains = self._stopping or self._drains or (self.standing.drains and self.jobs.running)
         state: Literal["ready", "paused", "draining"] = "ready" if self.serves else "draining" if drains else "paused"
         return m.Load(state, self.reason[:300], self.standing.decision.presence, engines, models)
+
+    def _knows(self) -> bool:
+        """How this machine is, not only how it starts."""
+        return self.standing.decided and (self._can_call or self.offers.looked)
 
     def loads(self) -> tuple[list[m.EngineState], list[m.ModelState]]:
         """How engines and models are."""

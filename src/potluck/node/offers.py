@@ -4,7 +4,7 @@ Rules of this file
 - Shared are engines that the owner named, and those that were recognised on well-known ports of loopback. A server that
   only looks like OpenAI's is shared only if it was named: it may be a gateway to somebody's paid account.
 - An engine that stopped answering stays offered, and is said not to be reachable: whoever restarts it has not taken its
-  models away. It is forgotten when another engine answers there, or when the agent starts anew.
+  models away. It is forgotten when another engine answers there, and remembered over restarts (`recall`).
 - Models that an engine has run elsewhere are not in its list (`engines.inventory`), so they are never offered.
 - An engine's id is the same on this machine as long as the engine is; it tells its kind, not its address.
 - What an engine says of itself goes through the protocol's patterns: what does not fit is left out, not sent.
@@ -13,7 +13,7 @@ Rules of this file
 import asyncio
 import logging
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from hashlib import blake2b
 from pathlib import Path
 from typing import Final, Literal, TypeVar
@@ -31,6 +31,7 @@ from potluck.model.engine import Engine as FoundEngine
 from potluck.model.node import NodePrice
 from potluck.model.secret import Secret
 from potluck.node.jobs import Engine
+from potluck.node.remembered import Seen
 from potluck.node.settings import NodeSettings
 from potluck.ports import Upstream
 from potluck.wire import link_messages as m
@@ -99,6 +100,7 @@ class Offers:
         self._salt = salt
         self._pool = pool
         self._on_change = on_change
+        self._pace = pace or WatchPace()
         self._named: set[Place] = set()
         places: dict[tuple[str, int, str], Place] = {}
         for url in settings.engines:
@@ -124,10 +126,39 @@ class Offers:
         self._seen: dict[EngineWatch, tuple[FoundEngine, int]] = {}
         """engines that were offered, with their slots then"""
 
+    def recall(self, engines: Iterable[Seen]) -> None:
+        """These were offered before the agent was started anew; those that are still shared are again, as away."""
+        known = {each.place: each for each in engines}
+        for watch in self.watches:
+            seen = known.get(watch.place.base_url)
+            if seen is not None and (seen.engine.kind != "openai-compatible" or watch.place in self._named):
+                self._seen.setdefault(watch, (seen.engine, seen.slots))
+        self.refresh()
+
+    @property
+    def seen(self) -> list[Seen]:
+        """What to remember."""
+        return [Seen(watch.place.base_url, *each) for watch, each in self._seen.items()]
+
+    @property
+    def looked(self) -> bool:
+        """Each engine that may be here was looked for once."""
+        coming = self._local is not None and self._local.state in ("off", "starting")
+        return not coming and all(each.engine is not None or each.reason != NOT_LOOKED for each in self.watches)
+
+    async def _look_again(self) -> None:
+        """Where an engine was before a restart of the agent, its watch does not know that it was there."""
+        while True:
+            await asyncio.sleep(self._pace.missed_back_off_s)
+            for watch in self._seen:
+                if watch.engine is None:
+                    watch.wake()
+
     async def run(self) -> None:
         """Watch until cancelled."""
         local = self._local
         tasks = [asyncio.ensure_future(watch.run()) for watch in self.watches]
+        tasks.append(asyncio.ensure_future(self._look_again()))
         try:
             if local is not None:
                 local.wait(self._changed)

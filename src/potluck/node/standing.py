@@ -32,6 +32,7 @@ class Standing:
         self.kept = home.kept()
         self._memory = rules.restored(self.kept.exits, loop.time(), time.time())
         self.decision = rules.Decision(False, "it does not serve: it has just started", "paused")
+        self.decided = False
         self.unkept = ""
         """why what was said last would not outlive a restart"""
         self.reset_by: float | None = None
@@ -66,6 +67,7 @@ class Standing:
         self.decision, self._memory = rules.decide(settings, facts, wish, memory, now)
         if (memory.exits_s, memory.rest_until_s) != (self._memory.exits_s, self._memory.rest_until_s):
             self._keep(self.kept)
+        self.decided = True
         after = self.decision
         if after.serve:
             self.reset_by = self.unload_by = self._leaving = None

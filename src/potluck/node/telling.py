@@ -2,7 +2,8 @@
 
 Rules of this file
 - On each link CAPS comes first, and a revision is said once; LOAD follows, and names no engine that CAPS did not. At
-  the start engines are looked for before it is said that there are none: a gateway takes changes up with a delay.
+  the start engines are looked for before it is said that there are none: a gateway takes changes up with a delay. Nor
+  is a node paused that has not looked yet: until then, or `LOOKING_S`, nothing is said.
 - What changes is said together, not oftener than each `SAY_EVERY_S`, far below the rate at which a gateway ends the
   link; only whether the machine serves is said at once.
 """
@@ -21,7 +22,7 @@ LOOKING_S: Final = 10.0
 
 
 class Telling:
-    """Says it. `caps(revision)` and `load()` give what is to be said now."""
+    """Says it. `caps(revision)` and `load()` give what is to be said now, `knows()` whether that is known yet."""
 
     def __init__(
         self,
@@ -29,11 +30,14 @@ class Telling:
         links: Links,
         caps: Callable[[int], m.Caps],
         load: Callable[[], m.Load],
+        knows: Callable[[], bool] = lambda: True,
     ) -> None:
         self._loop = loop
         self._links = links
         self._caps = caps
         self._load = load
+        self._knows = knows
+        self._knew = False
         self._said = caps(0)
         """as it was said last, with its revision"""
         self._revision_of: dict[Link, int] = {}
@@ -82,6 +86,8 @@ class Telling:
         self._revision_of = {link: self._revision_of[link] for link in up if link in self._revision_of}
         if not up:
             self.in_force = False
+        if not self._may_tell():
+            return
         load = self._load()
         changed = load != self._last
         for link in up:
@@ -90,7 +96,13 @@ class Telling:
         self._last = load
         self._links.pump()
 
+    def _may_tell(self) -> bool:
+        self._knew = self._knew or self._knows() or self._loop.time() - self._born_at >= LOOKING_S
+        return self._knew
+
     def _say_to(self, link: Link) -> None:
+        if not self._may_tell():
+            return
         self._tell_caps(link)
         link.core.load(self._load())
         self._links.pump()

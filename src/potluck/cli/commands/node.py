@@ -171,6 +171,7 @@ def leave(force: bool, home: str | None) -> None:
     from potluck.node.enrolment import EnrolmentError, Gateway
     from potluck.node.home import ENROLMENT_LOCK, NEXT_KEY, HomeError
     from potluck.node.keys import BUSY, identity_of
+    from potluck.node.remembered import OFFERS_FILE
 
     session, files = current(), open_home(home)
     enrolled, untold = _joined(files), ""
@@ -184,7 +185,7 @@ def leave(force: bool, home: str | None) -> None:
                 status = NO_CONNECTION if isinstance(error, EnrolmentError) and not error.connected else FAILED
                 raise Failure(f"{error}; --force forgets it here all the same", status) from None
             untold = str(error)
-        files.remove("node.json", "key", NEXT_KEY, "state.json")
+        files.remove("node.json", "key", NEXT_KEY, "state.json", OFFERS_FILE)
     if session.json:
         session.output.data({"left": enrolled.name, "told": not untold})
     elif untold:
