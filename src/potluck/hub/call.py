@@ -55,7 +55,7 @@ REFUSALS: Final[dict[str, str]] = {
     "owner_active": "is needed by its owner",
     "paused": "is paused",
     "draining": "is draining",
-    "model_gone": "has the model no more",
+    "model_gone": "cannot call the model now",
     "model_loading": "is loading the model",
     "context_too_long": "finds the prompt too long",
     "no_vram": "has no memory left for the model",
