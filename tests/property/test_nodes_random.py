@@ -5,11 +5,11 @@ import random
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
+from potluck.model.resources import OPENNESS
 from potluck.model.snapshot import CompiledTarget
 from potluck.policy.retry import MAX_CALLS, MAX_REFUSALS, MAX_TARGETS
 from potluck.policy.selection import PICK
 from potluck.ports import Failure
-from potluck.proxy.filters import OPENNESS
 from potluck.wire.errors import RequestError
 from tests.unit.proxy.route_rig import BODY_BYTES, World, api_key, envelope, failure, on_node, target
 

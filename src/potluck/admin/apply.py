@@ -246,6 +246,7 @@ class _Apply:
             "tags": entry.tags,
             "expires_at_ms": entry.expires_at_ms,
             "own_device_priority": entry.own_device_priority,
+            "data_class": entry.data_class,
         }
         if row is None:
             made = keys.create_key(self.work, entry.name, secret=entry.key, **members)

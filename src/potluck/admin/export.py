@@ -105,5 +105,6 @@ def _key(row: Row, names: dict[str, str]) -> KeyEntry:
         models=msgspec.json.decode(row["models"], type=tuple[str, ...]),
         tags=msgspec.json.decode(row["tags"], type=tuple[str, ...]),
         own_device_priority=row["own_devices"],
+        data_class=row["data_class"],
         expires_at=None if expires is None else dt.datetime.fromtimestamp(expires / 1000, dt.UTC),
     )

@@ -227,6 +227,8 @@ class KeyEntry(msgspec.Struct, frozen=True, kw_only=True):
     expires_at: dt.datetime | None = None
     own_device_priority: OwnDevices = "off"
     """its project's nodes, and the organisation's own: `own_first` before all other targets, `own_only` nothing else"""
+    data_class: DataClass | None = None
+    """the most open class that its requests may have; without it its project's, and never a more open one"""
 
     @property
     def expires_at_ms(self) -> int | None:

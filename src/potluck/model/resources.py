@@ -10,6 +10,8 @@ Dialect = Literal["openai", "anthropic", "gemini", "azure-openai"]
 Capability = Literal["chat", "completions", "embeddings", "responses"]
 OnHangup = Literal["cancel", "drain"]
 DataClass = Literal["open", "standard", "private"]
+OPENNESS: dict[DataClass, int] = {"private": 0, "standard": 1, "open": 2}
+"""of two classes that both hold, the one with the lower number counts"""
 Strategy = Literal["priority", "weighted", "cheapest", "fastest", "least_busy", "balanced"]
 """what `policy.selection` knows; a request's `prefer: own` puts own targets first, whatever the strategy"""
 SplitBy = Literal["", "key", "user"]

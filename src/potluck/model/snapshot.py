@@ -120,6 +120,7 @@ class CompiledKey(msgspec.Struct, frozen=True, eq=False):
     project_id: str
     project: str
     data_class: DataClass
+    """the most open one that its requests may have: its project's, or its own where that is stricter"""
     models: frozenset[str] | None
     """None: all"""
     tags: tuple[str, ...]
@@ -129,6 +130,9 @@ class CompiledKey(msgspec.Struct, frozen=True, eq=False):
     model_order: tuple[str, ...] = ()
     """`models` in the key's own order, for routes that fall back to `key:*`"""
     own_devices: OwnDevices = "off"
+    scope: str = ""
+    """Keys of one scope are served alike, as far as no route looks at the key: its project's id, or its own where
+    something of its own decides. Empty: its own"""
 
 
 class Snapshot(msgspec.Struct, frozen=True, eq=False):

@@ -11,7 +11,7 @@ from copy import copy
 
 import msgspec
 
-from potluck.model.resources import Affinity, DataClass, Route, RouteTimeouts, Timeouts
+from potluck.model.resources import OPENNESS, Affinity, DataClass, Route, RouteTimeouts, Timeouts
 from potluck.model.snapshot import CompiledKey, CompiledModel, CompiledTarget, Snapshot
 from potluck.model.usage import IntentForm
 from potluck.policy.fleet_selection import pick_of
@@ -244,8 +244,8 @@ class Compiler:
 
     def _check_class(self, controls: Controls) -> None:
         wanted, most = controls.data_class, self.key.data_class
-        if wanted and filters.OPENNESS[wanted] > filters.OPENNESS[most]:
-            message = f"this key's project allows data class {most!r} at most"
+        if wanted and OPENNESS[wanted] > OPENNESS[most]:
+            message = f"this key, or its project, allows data class {most!r} at most"
             raise RequestError("policy_denied", message, param="potluck.data_class")
 
     # --- the rule
@@ -284,7 +284,7 @@ class Compiler:
         """
         self._constraints = list(dict.fromkeys(rule.constraints for rule in rules))
         classes = [self.key.data_class, self.controls.data_class, *[each.data_class for each in self._constraints]]
-        self._data_class: DataClass = min([each for each in classes if each], key=filters.OPENNESS.__getitem__)
+        self._data_class: DataClass = min([each for each in classes if each], key=OPENNESS.__getitem__)
 
     def _matches(self, route: Route, called: set[str]) -> bool:
         return names.takes(route, self.key) and any(

@@ -13,8 +13,6 @@ from potluck.model.resources import DataClass, RouteConstraints
 from potluck.model.snapshot import CompiledKey, CompiledTarget
 from potluck.wire.dialects.controls import Controls
 
-OPENNESS: dict[str, int] = {"private": 0, "standard": 1, "open": 2}
-
 
 def why_not(target: CompiledTarget, capability: str, data_class: DataClass) -> str:
     """Why a target cannot serve an endpoint for data of a class; empty: it can."""

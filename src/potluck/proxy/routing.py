@@ -139,11 +139,11 @@ class Router:
     # --- candidates
 
     def candidates(self, key: CompiledKey, envelope: Envelope) -> Candidates:
-        """Who may serve the request. Raises RequestError: unknown model, not allowed, looser than the key's project."""
+        """Who may serve the request. Raises RequestError: unknown model, not allowed, looser than the key allows."""
         snapshot = self.snapshots.current
         if snapshot is not self._made_from:
             self._forget_kinds(snapshot)
-        scope = key.project_id if key.models is None and key.own_devices == "off" and not self._by_key else key.id
+        scope = key.id if self._by_key else key.scope or key.id
         kinds, most = self._kinds, MAX_KINDS
         kind: tuple[object, ...] = (scope, envelope.capability, envelope.model)
         if envelope.controls is not None:

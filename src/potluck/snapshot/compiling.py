@@ -7,7 +7,7 @@ import msgspec
 
 from potluck.model.node import NODE_PREFIX
 from potluck.model.price import Price
-from potluck.model.resources import Model, Target
+from potluck.model.resources import OPENNESS, Model, Target
 from potluck.model.snapshot import CompiledKey, CompiledModel, CompiledTarget
 from potluck.snapshot.cards import alias_card, model_card, renamed_card
 from potluck.snapshot.nodes import NodePart, meant
@@ -216,17 +216,20 @@ def compile_model(
 
 
 def _key(row: KeyRow, expires_s: float) -> CompiledKey:
+    data_class = min(row.data_class, row.own_class or row.data_class, key=OPENNESS.__getitem__)
+    as_its_project = not row.models and row.own_devices == "off" and data_class == row.data_class
     return CompiledKey(
         id=row.id,
         name=row.name,
         organisation_id=row.organisation_id,
         project_id=row.project_id,
         project=row.project,
-        data_class=row.data_class,
+        data_class=data_class,
         models=frozenset(row.models) if row.models else None,
         tags=row.tags,
         expires_at_s=expires_s,
         created_at_ms=row.created_at_ms,
         model_order=row.models,
         own_devices=row.own_devices,
+        scope=row.project_id if as_its_project else row.id,
     )

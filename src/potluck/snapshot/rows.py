@@ -65,6 +65,8 @@ class KeyRow(msgspec.Struct, frozen=True):
     expires_at_ms: int | None
     created_at_ms: int
     own_devices: OwnDevices
+    own_class: DataClass | None
+    """None: its project's holds"""
 
 
 class PlaceRows(msgspec.Struct, frozen=True):
@@ -116,7 +118,7 @@ def read_keys(connection: sqlite3.Connection, ids: Iterable[str] | None) -> list
     """Live keys with their projects, not decoded yet. `ids` None: all."""
     query = (
         "SELECT k.id, k.name, k.organisation_id, k.project_id, p.name, p.data_class, k.hash, k.previous_hash,"
-        " k.previous_until_ms, k.models, k.tags, k.expires_at_ms, k.created_at_ms, k.own_devices"
+        " k.previous_until_ms, k.models, k.tags, k.expires_at_ms, k.created_at_ms, k.own_devices, k.data_class"
         " FROM api_keys k JOIN projects p ON p.id = k.project_id WHERE k.revoked_at_ms IS NULL"
     )
     if ids is None:

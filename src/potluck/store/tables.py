@@ -73,6 +73,8 @@ api_keys = sa.Table(
     sa.Column("models", sa.Text, nullable=False, server_default="[]"),
     sa.Column("tags", sa.Text, nullable=False, server_default="[]"),
     sa.Column("own_devices", sa.Text, nullable=False, server_default="off"),
+    # null: its project's
+    sa.Column("data_class", sa.Text),
     sa.Column("expires_at_ms", sa.BigInteger),
     sa.Column("revoked_at_ms", sa.BigInteger),
     sa.Column("last_used_at_ms", sa.BigInteger),

@@ -110,6 +110,7 @@ own = true
 [[keys]]
 name = "desk"
 own_device_priority = "own_first"
+data_class = "private"
 
 [[routes]]
 name = "r"
@@ -139,11 +140,13 @@ async def test_a_file_says_it_all(gateway: Any, api: httpx.AsyncClient) -> None:
     text = (await api.get("/api/v1/config/export")).json()["text"]
     assert '{ target = "node:lab-1/q:7b", priority = 4 }' in text
     assert 'own_device_priority = "own_first"' in text
+    assert 'data_class = "private"' in text
     assert (await says("diff", text))["changes"] == []
     await lab(gateway, api)
     current = gateway.snapshots.current
     assert [each.name for each in current.models["small"].targets] == ["lab/a", "node:lab-1/q:7b"]
-    assert {key.name: key.own_devices for key in current.keys.values()}["desk"] == "own_first"
+    desk = {key.name: (key.own_devices, key.data_class) for key in current.keys.values()}["desk"]
+    assert desk == ("own_first", "private")
     assert (await api.delete("/api/v1/targets/" + await _on_node(api))).status_code == 409
     gone = await says("apply", "")
     assert {(each["action"], each["kind"], each["name"]) for each in gone["changes"]} >= {("remove", "model", "small")}
@@ -186,6 +189,37 @@ async def test_a_keys_own_devices_can_be_set(gateway: Any, api: httpx.AsyncClien
     changed = (await api.patch("/api/v1/keys/desk", json={"own_device_priority": "off"})).json()
     assert (changed["own_device_priority"], told()) == ("off", "off")
     assert (await api.patch("/api/v1/keys/desk", json={"own_device_priority": "mine"})).status_code == 400
+
+
+@pytest.mark.parametrize(
+    ("project", "key", "counts"),
+    [
+        ("standard", None, "standard"),
+        ("standard", "private", "private"),
+        ("private", "open", "private"),
+        ("open", "standard", "standard"),
+        ("open", "open", "open"),
+    ],
+)
+async def test_the_stricter_class_of_key_and_project_counts(
+    gateway: Any, api: httpx.AsyncClient, project: str, key: str | None, counts: str
+) -> None:
+    """At once when the key is made, when it is changed, and when its project is; `null` gives its project's back."""
+
+    def told() -> tuple[str, bool]:
+        (found,) = [each for each in gateway.snapshots.current.keys.values() if each.name == "desk"]
+        return found.data_class, found.scope == found.project_id
+
+    await api.post("/api/v1/projects", json={"name": "p", "data_class": "open"})
+    made = (await api.post("/api/v1/keys", json={"name": "desk", "project": "p", "data_class": key})).json()
+    assert made["data_class"] == key
+    await api.patch("/api/v1/projects/p", json={"data_class": project})
+    assert told() == (counts, counts == project)
+    back = (await api.patch("/api/v1/keys/desk", json={"data_class": None})).json()
+    assert (back["data_class"], told()) == (None, (project, True))
+    await api.patch("/api/v1/keys/desk", json={"data_class": key})
+    assert told() == (counts, counts == project)
+    assert (await api.patch("/api/v1/keys/desk", json={"data_class": "secret"})).status_code == 400
 
 
 async def test_a_node_that_a_route_names_keeps_its_name(gateway: Any, api: httpx.AsyncClient) -> None:

@@ -36,3 +36,12 @@ def test_own_devices_of_a_key(ok: Ok) -> None:
     assert json.loads(ok("key", "own-devices", "desk", "off", "--json"))["own_device_priority"] == "off"
     (line,) = [line for line in ok("key", "show", "desk").splitlines() if line.startswith("own devices")]
     assert line.split()[-1] == "off"
+
+
+def test_the_data_class_of_a_key(ok: Ok) -> None:
+    """Set when it is made, shown, changed later, and left to its project again."""
+    made = json.loads(ok("key", "create", "desk", "--data-class", "private", "--json"))
+    assert made["data_class"] == "private"
+    assert ok("key", "data-class", "desk", "standard") == "API key desk: data class standard\n"
+    assert "data class:" in ok("key", "show", "desk")
+    assert ok("key", "data-class", "desk", "project") == "API key desk: data class of its project\n"

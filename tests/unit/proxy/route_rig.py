@@ -26,7 +26,8 @@ STATUS: dict[ErrorClass, int] = {"key_dead": 401, "key_limited": 429}
 
 
 def api_key(name: str = "web", **members: Any) -> CompiledKey:
-    """A key that may use everything, unless told."""
+    """A key that may use everything, unless told; one with nothing of its own is served as its project's others are."""
+    of_its_own = {"models", "own_devices", "data_class"} & members.keys()
     return CompiledKey(
         **{
             "id": f"key_{name}",
@@ -39,6 +40,7 @@ def api_key(name: str = "web", **members: Any) -> CompiledKey:
             "tags": (),
             "expires_at_s": float("inf"),
             "created_at_ms": 0,
+            "scope": f"key_{name}" if of_its_own else members.get("project_id", "prj_1"),
             **members,
         }
     )

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from route_rig import World, api_key, left_out, target
 
 from potluck.model.price import NANOUSD_PER_USD
-from potluck.model.resources import RouteConstraints
+from potluck.model.resources import OPENNESS, RouteConstraints
 from potluck.proxy import filters
 from potluck.wire.dialects.controls import Controls, MaxPrice
 from potluck.wire.errors import RequestError
@@ -110,7 +110,7 @@ def test_the_strictest_data_class_counts(by_key, by_route, by_caller) -> None:
     made = World(OPENAI, LAB, data_class=by_route)
     key = api_key(data_class=by_key)
     said = {} if by_caller is None else {"data_class": by_caller}
-    openness = filters.OPENNESS
+    openness = OPENNESS
     if by_caller and openness[by_caller] > openness[by_key]:
         with pytest.raises(RequestError) as refused:
             made.ask(key=key, **said)

@@ -169,6 +169,15 @@ def test_keys_of_one_project_with_different_devices_have_their_own_kinds() -> No
     assert served(made.ask(key=plain)) == {LAB.name, CLOUD.name}
 
 
+def test_a_key_that_is_stricter_than_its_project_has_its_own_kinds() -> None:
+    """Its requests stay on own machines, whichever of the project's keys asked for the model first."""
+    made = World(CLOUD, LAB)
+    plain, strict = api_key("plain"), api_key("strict", data_class="private")
+    for _ in range(2):
+        assert served(made.ask(key=plain)) == {LAB.name, CLOUD.name}
+        assert served(made.ask(key=strict)) == {LAB.name}
+
+
 def test_own_devices_come_before_what_a_fallback_would_hold_back() -> None:
     """`fallback = ["node:*"]` holds other nodes back; the key's own are first all the same."""
     made = World(CLOUD, LAB, THEIRS)
@@ -324,7 +333,7 @@ def test_a_node_has_no_address_to_hide() -> None:
 
 
 def of_another(key: CompiledKey) -> CompiledKey:
-    return msgspec.structs.replace(key, id="key_other", project_id="prj_2", organisation_id="org_2")
+    return msgspec.structs.replace(key, id="key_other", project_id="prj_2", scope="prj_2", organisation_id="org_2")
 
 
 def test_a_node_serves_its_own_organisation_only() -> None:

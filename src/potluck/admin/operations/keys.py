@@ -13,6 +13,7 @@ from potluck.admin.operations.work import Row, Work
 from potluck.identity.keys import has_shape, hint, new_secret
 from potluck.model.ids import new_id
 from potluck.model.node import OwnDevices
+from potluck.model.resources import DataClass
 from potluck.model.secret import Secret
 from potluck.store import tables as t
 
@@ -28,6 +29,7 @@ def create_key(
     tags: tuple[str, ...] = (),
     expires_at_ms: int | None = None,
     own_device_priority: OwnDevices = "off",
+    data_class: DataClass | None = None,
     secret: Secret | None = None,
 ) -> MadeKey:
     """Make a key; `secret` takes one that has the shape as given. Raises 400, 404 (project), 409 (name taken)."""
@@ -47,6 +49,7 @@ def create_key(
         tags=_json(tags),
         expires_at_ms=expires_at_ms,
         own_devices=own_device_priority,
+        data_class=data_class,
     )
     work.touch(keys=[row["id"]])
     work.audit("key.create", row["id"], name, project=owner["name"], models=models, expires_at_ms=expires_at_ms)
@@ -67,6 +70,7 @@ def update_key(
     tags: tuple[str, ...] | None = None,
     expires_at_ms: int | msgspec.UnsetType | None = msgspec.UNSET,
     own_device_priority: OwnDevices | None = None,
+    data_class: DataClass | msgspec.UnsetType | None = msgspec.UNSET,
 ) -> KeyView:
     """Change what is given. Raises 404, 409."""
     row = find_live(work, ref)
@@ -80,6 +84,8 @@ def update_key(
         values["tags"] = _json(tags)
     if own_device_priority is not None:
         values["own_devices"] = own_device_priority
+    if data_class is not msgspec.UNSET:
+        values["data_class"] = data_class
     if expires_at_ms is not msgspec.UNSET:
         values["expires_at_ms"] = expires_at_ms
     with names_kept(work):

@@ -62,6 +62,8 @@ class KeyView(msgspec.Struct, frozen=True, kw_only=True):
     tags: list[str]
     own_device_priority: OwnDevices
     """its project's nodes and the organisation's own: `own_first` before all other targets, `own_only` nothing else"""
+    data_class: DataClass | None
+    """the most open one that its requests may have; null: its project's. The stricter of both counts"""
     status: Literal["active", "expired", "revoked"]
     expires_at_ms: int | None
     revoked_at_ms: int | None

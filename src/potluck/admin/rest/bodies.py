@@ -51,6 +51,8 @@ class MakeKey(Body, frozen=True, kw_only=True):
     tags: Tags = ()
     expires_at_ms: Moment | None = None
     own_device_priority: OwnDevices = "off"
+    data_class: DataClass | None = None
+    """the most open one that its requests may have; null: its project's. The stricter of both counts"""
 
 
 class ChangeKey(Body, frozen=True, kw_only=True):
@@ -60,6 +62,7 @@ class ChangeKey(Body, frozen=True, kw_only=True):
     tags: Tags | Unset = UNSET
     expires_at_ms: Moment | Unset | None = UNSET
     own_device_priority: OwnDevices | Unset = UNSET
+    data_class: DataClass | Unset | None = UNSET
 
 
 class RotateKey(Body, frozen=True, kw_only=True):

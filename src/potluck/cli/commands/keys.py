@@ -1,4 +1,4 @@
-"""`potluck key create|list|show|rotate|revoke`."""
+"""`potluck key create|list|show|own-devices|data-class|rotate|revoke`."""
 
 from typing import Any
 
@@ -8,6 +8,7 @@ from potluck.cli.output import when
 from potluck.cli.session import Group, Session, current
 from potluck.cli.times import length_s, moment_ms
 
+DATA_CLASSES = ("open", "standard", "private")
 OWN_DEVICES = ("off", "own_first", "own_only")
 OWN_DEVICES_HELP = "The project's and the organisation's own nodes: own_first before others, own_only nothing else."
 
@@ -24,6 +25,7 @@ def key() -> None:
 @click.option("--tag", "tags", multiple=True, help="A tag for reports; several times for more.")
 @click.option("--expires", metavar="WHEN", help="When it ends: 30d, 12h, 2030-01-31. Default: never.")
 @click.option("--own-devices", type=click.Choice(OWN_DEVICES), help=OWN_DEVICES_HELP)
+@click.option("--data-class", type=click.Choice(DATA_CLASSES), help="The most open one. Default: its project's.")
 def create(
     name: str,
     project: str | None,
@@ -31,6 +33,7 @@ def create(
     tags: tuple[str, ...],
     expires: str | None,
     own_devices: str | None,
+    data_class: str | None,
 ) -> None:
     """Make a key and print its secret, once."""
     session = current()
@@ -45,6 +48,8 @@ def create(
         body["expires_at_ms"] = moment_ms(expires, ahead=True)
     if own_devices:
         body["own_device_priority"] = own_devices
+    if data_class:
+        body["data_class"] = data_class
     made = session.gateway.post("/keys", body)
     _print_secret(session, made, f"API key {made['name']} ({made['id']}), shown this once:")
 
@@ -86,6 +91,7 @@ def show(ref: str) -> None:
             ("models", found["models"] or "all"),
             ("tags", found["tags"]),
             ("own devices", found["own_device_priority"]),
+            ("data class", found["data_class"] or "its project's"),
             ("created", when(found["created_at_ms"])),
             ("last used", when(found["last_used_at_ms"]) or "never"),
             ("expires", when(found["expires_at_ms"])),
@@ -111,6 +117,23 @@ def own_devices(ref: str, priority: str) -> None:
         session.output.data(changed)
     else:
         session.output.line(f"API key {changed['name']}: own devices {changed['own_device_priority']}")
+
+
+@key.command("data-class")
+@click.argument("ref", metavar="KEY")
+@click.argument("data_class", metavar="CLASS", type=click.Choice([*DATA_CLASSES, "project"]))
+def data_class(ref: str, data_class: str) -> None:
+    """Set the most open data class of a key's requests: open, standard, private, or project for its project's.
+
+    The stricter of the key's and its project's counts.
+    """
+    session = current()
+    body = {"data_class": None if data_class == "project" else data_class}
+    changed = session.gateway.patch(session.gateway.path_of("/keys", ref), body)
+    if session.json:
+        session.output.data(changed)
+    else:
+        session.output.line(f"API key {changed['name']}: data class {changed['data_class'] or 'of its project'}")
 
 
 @key.command()

@@ -142,7 +142,7 @@ CREATE TABLE api_keys (
 	created_at_ms BIGINT NOT NULL, 
 	updated_at_ms BIGINT NOT NULL, 
 	origin TEXT DEFAULT 'api' NOT NULL, 
-	maker TEXT DEFAULT 'api' NOT NULL, own_devices TEXT DEFAULT 'off' NOT NULL, 
+	maker TEXT DEFAULT 'api' NOT NULL, own_devices TEXT DEFAULT 'off' NOT NULL, data_class TEXT, 
 	CONSTRAINT pk_api_keys PRIMARY KEY (id), 
 	CONSTRAINT fk_api_keys_organisation_id FOREIGN KEY(organisation_id) REFERENCES organisations (id), 
 	CONSTRAINT fk_api_keys_project_id FOREIGN KEY(project_id) REFERENCES projects (id), 
@@ -304,4 +304,4 @@ CREATE TABLE nodes (
 
 CREATE UNIQUE INDEX uq_nodes_live_name ON nodes (organisation_id, name) WHERE revoked_at_ms IS NULL;
 
-INSERT INTO alembic_version (version_num) VALUES ('0003');
+INSERT INTO alembic_version (version_num) VALUES ('0004');
